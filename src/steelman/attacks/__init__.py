@@ -1,0 +1,117 @@
+"""Attacks: where to look next. A `Problem` evaluates, counts and remembers; an `Attack` only searches."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, nn
+
+from steelman.attacks.problem import Found, Problem, broken, join
+from steelman.engine import chunk_size, guarded, micro_batch, predict
+from steelman.progress import Progress, silent
+from steelman.spec import Spec
+from steelman.threats import Ball
+from steelman.types import Images, Labels
+
+__all__ = ["Attack", "Found", "Problem"]
+
+
+@dataclass(frozen=True, repr=False)
+class Attack(Spec):
+    """A search for an allowed image that the model gets wrong; the fields are its hyperparameters."""
+
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
+    needs: ClassVar[str] = "gradients"
+    paper: ClassVar[str] = ""
+
+    def search(self, problem: Problem) -> None:
+        """Show candidates to the problem, which remembers the best."""
+        raise NotImplementedError
+
+    def cost(self) -> str:
+        """What one image costs at most, in words."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        threat: Ball,
+        *,
+        target: Labels | None = None,
+        closest: bool = False,
+        generator: Generator | None = None,
+        progress: Progress = silent,
+    ) -> Images:
+        """The best image found for each x: a broken one, else the allowed one with the largest margin.
+
+        With `closest` the nearest broken one, else x itself. An image that the model already gets wrong, or that is
+        the target already, is returned as it is: it needs no change.
+        """
+        x = x.detach()
+        if len(x) == 0:
+            return x.clone()
+        with guarded(model):
+            rows = (~broken(predict(model, x), y, target)).nonzero().squeeze(1)
+        aim = None if target is None else target[rows]
+        found = self.run(
+            model, x[rows], y[rows], threat, target=aim, closest=closest, generator=generator, progress=progress
+        )
+        return x.index_copy(0, rows, found.x_adv)
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        threat: Ball,
+        *,
+        target: Labels | None = None,
+        closest: bool = False,
+        generator: Generator | None = None,
+        progress: Progress = silent,
+    ) -> Found:
+        """What the attack found, image by image, with counts of queries and the health of its gradients.
+
+        Without a generator random choices are drawn from seed 0.
+        """
+        x, generator = x.detach(), generator or _generator(x)
+        found: list[Found] = []
+        if len(x) == 0:
+            return Problem(model, x, y, threat, generator=generator, batch=1).found()
+        with guarded(model):
+            batch, size = micro_batch(model, x), chunk_size(x)
+            for start in range(0, len(x), size):
+                part = slice(start, start + size)
+                problem = Problem(
+                    model,
+                    x[part],
+                    y[part],
+                    threat,
+                    target=None if target is None else target[part],
+                    closest=closest,
+                    generator=generator,
+                    batch=batch,
+                )
+                self.search(problem)
+                found.append(problem.found())
+                progress(min(start + size, len(x)), len(x), repr(self))
+        return join(found)
+
+    def perturb(
+        self, model: nn.Module, x: Images, y: Labels, threat: Ball, *, generator: Generator | None = None
+    ) -> Images:
+        """The attack's own last candidate for every image, right or wrong before: what training needs.
+
+        Nothing is judged and no image is left out, so one-step attacks cost one gradient and no more.
+        """
+        x, generator = x.detach(), generator or _generator(x)
+        with guarded(model):
+            problem = Problem(model, x, y, threat, generator=generator, batch=len(x), judged=False)
+            self.search(problem)
+        return problem.best
+
+
+def _generator(x: Images) -> Generator:
+    return torch.Generator(device=x.device).manual_seed(0)

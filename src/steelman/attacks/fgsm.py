@@ -1,0 +1,32 @@
+"""FGSM: Goodfellow, Shlens & Szegedy 2015, Explaining and harnessing adversarial examples (arXiv:1412.6572)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from steelman.attacks import Attack, Problem
+from steelman.losses import LossName
+
+
+@dataclass(frozen=True, repr=False)
+class FGSM(Attack):
+    """One step to the edge of the ball: along the gradient's sign for L-inf, along the unit gradient for L2.
+
+    With `random_start` the step leaves from a random point (FGSM-RS of Wong et al. 2020, arXiv:2001.03994, which
+    takes step_size=1.25). `step_size` is a fraction of the radius.
+    """
+
+    loss: LossName = "cross_entropy"
+    random_start: bool = False
+    step_size: float = 1.0
+
+    paper: ClassVar[str] = "Goodfellow et al. 2015, arXiv:1412.6572"
+
+    def search(self, problem: Problem) -> None:  # noqa: D102
+        threat, clean = problem.threat, problem.x
+        x = threat.sample(clean, problem.generator) if self.random_start else clean
+        _, grad = problem.value_and_grad(x, self.loss)
+        step = self.step_size * threat.reach(clean)
+        problem.value(threat.project(x + step * threat.steepest(grad), clean), self.loss)
+
+    def cost(self) -> str:  # noqa: D102
+        return "1 gradient, 1 forward"

@@ -1,0 +1,32 @@
+"""Random noise: the baseline every attack has to beat, uniform in the threat's set."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from steelman.attacks import Attack, Problem
+from steelman.errors import UsageError
+
+
+@dataclass(frozen=True, repr=False)
+class Noise(Attack):
+    """`tries` random allowed images; the worst counts.
+
+    Raises:
+        UsageError: fewer than one try.
+    """
+
+    tries: int = 10
+
+    needs: ClassVar[str] = "decisions"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tries < 1:
+            raise UsageError(f"{self!r}: expected at least one try.")
+
+    def search(self, problem: Problem) -> None:  # noqa: D102
+        for _ in range(self.tries):
+            problem.value(problem.threat.sample(problem.x, problem.generator), "margin")
+
+    def cost(self) -> str:  # noqa: D102
+        return f"{self.tries} forwards"

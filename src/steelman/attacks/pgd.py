@@ -1,0 +1,47 @@
+"""PGD: Madry et al. 2018, Towards deep learning models resistant to adversarial attacks (arXiv:1706.06083)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from steelman.attacks import Attack, Problem
+from steelman.errors import UsageError
+from steelman.losses import LossName
+
+
+@dataclass(frozen=True, repr=False)
+class PGD(Attack):
+    """Projected steepest ascent from a random point of the ball; of several restarts the worst counts, per image.
+
+    `step_size` is a fraction of the radius; None takes 2.5 / steps, at most 1 (Madry et al., section 4).
+
+    Raises:
+        UsageError: fewer than one step or restart.
+    """
+
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    loss: LossName = "cross_entropy"
+
+    paper: ClassVar[str] = "Madry et al. 2018, arXiv:1706.06083"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1 or self.restarts < 1:
+            raise UsageError(f"{self!r}: expected at least one step and one restart.")
+
+    def search(self, problem: Problem) -> None:  # noqa: D102
+        threat, clean = problem.threat, problem.x
+        step = (min(1.0, 2.5 / self.steps) if self.step_size is None else self.step_size) * threat.reach(clean)
+        for _ in range(self.restarts):
+            x = threat.sample(clean, problem.generator) if self.random_start else clean
+            for _ in range(self.steps):
+                if problem.done:
+                    return
+                _, grad = problem.value_and_grad(x, self.loss)
+                x = threat.project(x + step * threat.steepest(grad), clean)
+            problem.value(x, self.loss)
+
+    def cost(self) -> str:  # noqa: D102
+        return f"{self.steps * self.restarts} gradients, {self.restarts} forward"

@@ -1,0 +1,32 @@
+"""The worst case of several attacks, image by image (the ensemble idea of Croce & Hein 2020, arXiv:2003.01690)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from steelman.attacks import Attack, Problem
+from steelman.errors import UsageError
+
+
+@dataclass(frozen=True, repr=False)
+class Strongest(Attack):
+    """All members in turn; each only sees the images that held against those before it.
+
+    Raises:
+        UsageError: no members.
+    """
+
+    members: tuple[Attack, ...]
+
+    paper: ClassVar[str] = "Croce & Hein 2020, arXiv:2003.01690"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.members:
+            raise UsageError("Strongest has no members. Expected attacks, such as Strongest((FGSM(), PGD())).")
+
+    def search(self, problem: Problem) -> None:  # noqa: D102
+        for member in self.members:
+            member.search(problem)
+
+    def cost(self) -> str:  # noqa: D102
+        return "; ".join(member.cost() for member in self.members)

@@ -1,0 +1,194 @@
+"""How a model is run: guarded, in micro-batches that stay in the cache, with an allocator that keeps memory.
+
+Large batches are slow on a processor because glibc gives their big blocks back to the system after every step and
+faults them in again; small ones are slow because of the cost of each call. Both are handled here, once.
+"""
+
+import contextlib
+import ctypes
+import ctypes.util
+import functools
+import itertools
+import sys
+from collections.abc import Generator as Yields
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelman.errors import UsageError
+from steelman.types import Images, Logits
+
+ACTIVATION_FLOATS = 6_000_000  # saved floats of one micro-batch, see benchmarks/microbatch.py
+LARGEST_BATCH = 256
+CHUNK_FLOATS = 2**22  # pixels of the images that one search works on: bounds memory, whatever the number of images
+LARGEST_CHUNK = 512
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_GIBIBYTE = 2**30
+_GLIBC_LARGEST = 32 * 2**20  # where glibc's own growing threshold ends on 64-bit systems
+_depth = 0  # how many contexts are open: only the outermost sets the process's limits
+
+
+@contextlib.contextmanager
+def guarded(model: nn.Module) -> Yields[None]:
+    """Inside: eval mode, parameters without gradient, convolutions channels-last. Afterwards: all as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    parameters = [(parameter, parameter.requires_grad, parameter.data) for parameter in model.parameters()]
+    stems = [module for module in model.modules() if _is_stem(module)]
+    try:
+        model.eval()
+        for parameter, _, data in parameters:
+            parameter.requires_grad_(False)
+            if data.ndim == 4:
+                parameter.data = _channels_last(data)
+        for stem in stems:
+            stem.__dict__["forward"] = functools.partial(_stem_forward, stem)
+        with steady_allocator():
+            yield
+    finally:
+        for stem in stems:
+            stem.__dict__.pop("forward", None)
+        for module, mode in training:
+            module.training = mode
+        for parameter, required, data in parameters:
+            parameter.data = data
+            parameter.requires_grad_(required)
+
+
+@contextlib.contextmanager
+def steady_allocator() -> Yields[None]:
+    """Inside, freed blocks of any size up to 1 GiB are kept for the next step; afterwards glibc's usual limits hold."""
+    global _depth
+    set_option = _mallopt()
+    if set_option and not _depth:
+        set_option(_M_MMAP_THRESHOLD, _GIBIBYTE)
+        set_option(_M_TRIM_THRESHOLD, _GIBIBYTE)
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if set_option and not _depth:
+            set_option(_M_MMAP_THRESHOLD, _GLIBC_LARGEST)
+            set_option(_M_TRIM_THRESHOLD, 2 * _GLIBC_LARGEST)
+
+
+def micro_batch(model: nn.Module, x: Tensor) -> int:
+    """How many images of x's shape to run at a time: as many as keep the saved activations in the cache.
+
+    It depends on the model and the shape only, never on the number of images or on timing: same inputs, same bits.
+    """
+    if x.is_cuda:
+        return 1024
+    floats = 0
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001
+        nonlocal floats
+        if isinstance(output, Tensor) and not list(module.children()):
+            floats += output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(x[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, floats + x[0].numel())))
+
+
+def chunk_size(x: Tensor) -> int:
+    """How many images one search holds at a time."""
+    return max(1, min(LARGEST_CHUNK, CHUNK_FLOATS // x[0].numel()))
+
+
+def forward(model: nn.Module, x: Images) -> Logits:
+    """The model's logits for x, all at once, in float32 whatever the model computes in.
+
+    Raises:
+        UsageError: the output is not (images, classes) with two classes or more.
+    """
+    logits = model(x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(x):
+        given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise UsageError(
+            f"the model returned {given} for {len(x)} images. Expected a tensor of logits of shape (images, classes), "
+            "two classes or more."
+        )
+    return logits.float()
+
+
+def predict(model: nn.Module, x: Images, batch: int | None = None) -> Logits:
+    """Logits of all images, in micro-batches, without gradient. The caller guards the model.
+
+    Raises:
+        UsageError: the output is not (images, classes) with two classes or more.
+    """
+    batch = batch or micro_batch(model, x)
+    with torch.no_grad():
+        return torch.cat([forward(model, part) for part in x.split(batch)])
+
+
+class _StemConvolution(torch.autograd.Function):
+    """A convolution of few input channels whose input gradient is one matrix product and a few shifted sums.
+
+    The library's own routine spends most of its time on padding the few channels to a vector's width.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        images, channels, height, width = ctx.shape
+        filters, rows, columns = grad.shape[1:]
+        (down, right), (top, left) = ctx.stride, ctx.padding
+        spread = torch.mm(weight.flatten(1).t(), grad.permute(0, 2, 3, 1).reshape(-1, filters).t())
+        spread = spread.view(channels, *weight.shape[2:], images, rows, columns)
+        total = grad.new_zeros(images, channels, height + 2 * top, width + 2 * left)
+        for channel, i, j in itertools.product(range(channels), *map(range, weight.shape[2:])):
+            total[:, channel, i : i + down * rows : down, j : j + right * columns : right] += spread[channel, i, j]
+        return total[:, :, top : top + height, left : left + width], None, None, None, None
+
+
+def _is_stem(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(module) is nn.Conv2d
+        and "forward" not in module.__dict__  # someone else's, or ours in an outer guard
+        and module.in_channels <= 4
+        and module.groups == 1
+        and module.dilation == (1, 1)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and not module.weight.is_cuda
+    )
+
+
+def _stem_forward(stem: nn.Conv2d, x: Tensor) -> Tensor:
+    return _StemConvolution.apply(x, stem.weight, stem.bias, stem.stride, stem.padding)  # type: ignore[no-any-return]
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """The same values with channels innermost, strides spelled out: torch takes them for plain with one channel."""
+    channels, height, width = weight.shape[1:]
+    strides = (channels * height * width, 1, width * channels, channels)
+    return torch.empty_strided(weight.shape, strides, dtype=weight.dtype, device=weight.device).copy_(weight)
+
+
+@functools.cache
+def _mallopt() -> "ctypes._NamedFuncPointer | None":
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library, musl for one, has no mallopt
+        return None

@@ -1,0 +1,61 @@
+"""Losses of attacks: one value per image, and one sign: an attacker maximises.
+
+`target=None` pushes away from the label `y`; with a target it pulls towards that class.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+
+from steelman.types import Labels, Logits, PerExample
+
+LossName: TypeAlias = Literal["cross_entropy", "margin", "dlr"]
+Loss: TypeAlias = Callable[[Logits, Labels, Labels | None], PerExample]
+
+
+def cross_entropy(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
+    """-log softmax_y, or log softmax_target (Goodfellow et al. 2015, arXiv:1412.6572)."""
+    if target is None:
+        return F.cross_entropy(logits, y, reduction="none")
+    return -F.cross_entropy(logits, target, reduction="none")
+
+
+def margin(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
+    """The best other logit minus the label's, or the target's minus the best other (Carlini & Wagner 2017, f_6).
+
+    Above 0 exactly when the image is broken (or the target reached).
+    """
+    if target is None:
+        return _best_other(logits, y) - _pick(logits, y)
+    return _pick(logits, target) - _best_other(logits, target)
+
+
+def dlr(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
+    """The margin over a difference of sorted logits, which no rescaling of the logits changes.
+
+    Croce & Hein 2020 (arXiv:2003.01690), equations 6 (untargeted) and 7 (targeted). With three classes, one fewer than
+    equation 7 sorts, the second and third logit stand for its third and fourth: with the smallest one for both the
+    loss would be -1 wherever the target comes last, and its gradient 0. With two classes nothing is left to divide by,
+    and the value is the plain margin.
+    """
+    if logits.shape[1] == 2:
+        return margin(logits, y, target)
+    ordered = logits.sort(dim=1, descending=True).values
+    last = logits.shape[1] - 1
+    if target is None:
+        return margin(logits, y) / (ordered[:, 0] - ordered[:, 2]).clamp_min(1e-12)
+    scale = ordered[:, 0] - (ordered[:, min(2, last - 1)] + ordered[:, min(3, last)]) / 2
+    return (_pick(logits, target) - _pick(logits, y)) / scale.clamp_min(1e-12)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def _pick(logits: Logits, y: Labels) -> PerExample:
+    return logits.gather(1, y[:, None]).squeeze(1)
+
+
+def _best_other(logits: Logits, y: Labels) -> PerExample:
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1)

@@ -1,0 +1,181 @@
+"""Threats: what an attacker may do to an image. Balls of a norm around it, cut by the pixel range [0, 1].
+
+A threat is the question and an argument of every attack; the attack is only the method.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from steelman.errors import UsageError
+from steelman.spec import Spec
+from steelman.types import Images, Mask, PerExample
+
+TOLERANCE = 1e-6  # rounding of float32 pixels, and of an eps above 1 in units of eps: what is further out is outside
+
+
+@dataclass(frozen=True, repr=False)
+class Threat(Spec):
+    """A set of allowed images around each image."""
+
+    def contains(self, x_adv: Images, x: Images, tolerance: float = TOLERANCE) -> Mask:
+        """Whether each candidate is allowed, up to rounding."""
+        raise NotImplementedError
+
+    def project(self, x_adv: Images, x: Images) -> Images:
+        """The nearest allowed image (Euclidean distance)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Ball(Threat):
+    """All images within `eps` of the original in one norm and, unless `clip=False`, with pixels in [0, 1].
+
+    Raises:
+        UsageError: eps is negative or NaN.
+    """
+
+    eps: float
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if math.isnan(self.eps) or self.eps < 0:
+            raise UsageError(
+                f"{type(self).__name__}: eps is {self.eps}. Expected a radius >= 0 in pixel units of [0, 1], "
+                "such as 0.3 or 8/255."
+            )
+
+    def at(self, eps: float) -> "Ball":
+        """The same ball with another radius."""
+        return replace(self, eps=eps)
+
+    def contains(self, x_adv: Images, x: Images, tolerance: float = TOLERANCE) -> Mask:
+        """Whether each candidate is within eps and, if clipped, in the pixel range; NaN is outside."""
+        inside = self.distance(x_adv, x) <= self.eps + tolerance * max(1.0, self.eps)
+        if self.clip:
+            low, high = x_adv.flatten(1).aminmax(dim=1)
+            inside &= (low >= -tolerance) & (high <= 1 + tolerance)
+        return inside
+
+    def reach(self, x: Images) -> float:
+        """How far a search can go: eps, but with clip, or without any limit, no more than the whole pixel range."""
+        channels, height, width = x.shape[1:]
+        largest = self.largest((channels, height, width))
+        return min(self.eps, largest) if self.clip or math.isinf(self.eps) else self.eps
+
+    def distance(self, x_adv: Images, x: Images) -> PerExample:
+        """The norm of x_adv - x."""
+        raise NotImplementedError
+
+    def steepest(self, grad: Images) -> Images:
+        """The direction of unit norm along which `grad` rises most; 0 where the gradient is 0 or NaN.
+
+        Infinite entries count as the largest float.
+        """
+        raise NotImplementedError
+
+    def dual(self, grad: Images) -> PerExample:
+        """The dual norm of a gradient: the rise per unit of radius along `steepest`."""
+        raise NotImplementedError
+
+    def sample(self, x: Images, generator: Generator) -> Images:
+        """A random allowed image: uniform in the ball of radius `reach`, then cut by the pixel range."""
+        raise NotImplementedError
+
+    def largest(self, shape: tuple[int, int, int]) -> float:
+        """The norm of the whole pixel range: an eps beyond it allows every image."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Linf(Ball):
+    """No pixel changes by more than eps (Goodfellow et al. 2015, arXiv:1412.6572)."""
+
+    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
+        return (x_adv - x).flatten(1).abs().amax(1)
+
+    def project(self, x_adv: Images, x: Images) -> Images:  # noqa: D102
+        moved = (x_adv - x).clamp_(-self.eps, self.eps).add_(x)
+        return moved.clamp_(0, 1) if self.clip else moved
+
+    def steepest(self, grad: Images) -> Images:  # noqa: D102
+        return grad.sign()  # torch's sign of NaN is 0
+
+    def dual(self, grad: Images) -> PerExample:  # noqa: D102
+        return grad.flatten(1).abs().sum(1)
+
+    def sample(self, x: Images, generator: Generator) -> Images:  # noqa: D102
+        noise = torch.empty_like(x).uniform_(-1, 1, generator=generator)
+        return self.project(x + self.reach(x) * noise, x)
+
+    def largest(self, shape: tuple[int, int, int]) -> float:  # noqa: ARG002, D102
+        return 1.0
+
+
+@dataclass(frozen=True, repr=False)
+class L2(Ball):
+    """The Euclidean length of the change is at most eps (Szegedy et al. 2014, arXiv:1312.6199)."""
+
+    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
+        return torch.linalg.vector_norm((x_adv - x).flatten(1), dim=1)
+
+    def project(self, x_adv: Images, x: Images) -> Images:
+        """The nearest image of ball and pixel range together, which is clip(x + t (x_adv - x)) for one t in [0, 1].
+
+        Clipping after rescaling would waste radius on pixels that cannot move; here t is found exactly by Newton's
+        method on the piecewise quadratic |clip(x + t d) - x|^2 = eps^2, which ends after finitely many steps.
+        """
+        change = (x_adv - x).flatten(1)
+        flat = x.flatten(1)
+        room = torch.where(change > 0, 1 - flat, flat).clamp_min(0) if self.clip else change.abs()
+        scale = _radius_scale(change.abs(), room, self.eps, clip=self.clip)
+        moved = x + (change * scale[:, None]).view_as(x)
+        return moved.clamp_(0, 1) if self.clip else moved
+
+    def steepest(self, grad: Images) -> Images:  # noqa: D102
+        return _unit(grad)
+
+    def dual(self, grad: Images) -> PerExample:  # noqa: D102
+        flat = grad.flatten(1)
+        largest = flat.abs().amax(1)  # divided by it, no square is too large or too small for a float
+        length = torch.linalg.vector_norm(flat / largest.clamp_min(torch.finfo(flat.dtype).tiny)[:, None], dim=1)
+        return largest.clamp_min(torch.finfo(flat.dtype).tiny) * length
+
+    def sample(self, x: Images, generator: Generator) -> Images:  # noqa: D102
+        direction = _unit(torch.empty_like(x).normal_(generator=generator))
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / math.prod(x.shape[1:]))
+        return self.project(x + self.reach(x) * radius.view(-1, 1, 1, 1) * direction, x)
+
+    def largest(self, shape: tuple[int, int, int]) -> float:  # noqa: D102
+        return math.sqrt(math.prod(shape))
+
+
+def _unit(grad: Tensor) -> Tensor:
+    """Each image divided by its Euclidean length, tiny gradients (below sqrt of the smallest float) included."""
+    grad = grad.nan_to_num(0)
+    largest = grad.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
+    scaled = grad / largest.clamp_min(torch.finfo(grad.dtype).tiny)
+    length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).view(-1, 1, 1, 1)
+    return torch.where(length > 0, scaled / length.clamp_min(torch.finfo(grad.dtype).tiny), 0)
+
+
+def _radius_scale(size: Tensor, room: Tensor, eps: float, *, clip: bool) -> Tensor:
+    """The largest t in [0, 1] with |min(t size, room)| <= eps, per row."""
+    length = torch.linalg.vector_norm(torch.minimum(size, room), dim=1)
+    outside = length > eps
+    if not outside.any():
+        return torch.ones_like(length)
+    scale = eps / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(size.dtype).tiny)
+    while clip:  # scale only grows, and with it the set of pixels at their limit: as many rounds as there are pixels
+        at_limit = scale[:, None] * size >= room
+        spent = torch.where(at_limit, room, 0).square().sum(1)
+        free = torch.where(at_limit, 0, size).square().sum(1)
+        better = ((eps**2 - spent).clamp_min(0) / free.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
+        better = torch.maximum(scale, torch.where(free > 0, better, scale))
+        if not (outside & (better > scale * (1 + 1e-6))).any():
+            break
+        scale = better
+    return torch.where(outside, scale.clamp_max(1), 1)

@@ -1,0 +1,617 @@
+"""What every attack must do, whatever it searches for: a new attack is tested by being there."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steelman import engine
+from steelman.attacks import Attack
+from steelman.attacks.fgsm import FGSM
+from steelman.attacks.noise import Noise
+from steelman.attacks.pgd import PGD
+from steelman.attacks.strongest import Strongest
+from steelman.errors import UsageError
+from steelman.losses import LOSSES
+from steelman.spec import catalogue, parse
+from steelman.threats import L2, Ball, Linf
+
+N = 12
+SHAPE = (1, 6, 6)
+
+
+def example(cls: type[Attack]) -> Attack:
+    """A value of the class with few steps; attacks made of attacks get two."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    given = {"members": (FGSM(), PGD(steps=4))} if "members" in names else {}
+    return cls(**given, **({"steps": 4} if "steps" in names else {}))
+
+
+ATTACKS = [example(cls) for cls in catalogue("attack").values()]
+EVERY = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+# the same without random choices, as far as that is possible
+CALM = [
+    dataclasses.replace(attack, random_start=False) if hasattr(attack, "random_start") else attack
+    for attack in [*ATTACKS, FGSM(loss="margin"), PGD(steps=5, loss="dlr", restarts=2)]
+    if not isinstance(attack, Noise | Strongest)
+]
+CALM.append(Strongest((FGSM(), PGD(steps=4, random_start=False, loss="margin"))))
+DETERMINISTIC = pytest.mark.parametrize("attack", CALM, ids=repr)
+GRADIENT = pytest.mark.parametrize("attack", [a for a in ATTACKS if a.needs == "gradients"], ids=repr)
+NORM = pytest.mark.parametrize("threat", [Linf(0.06), L2(0.25)], ids=repr)
+
+
+def net(classes: int = 4, seed: int = 0, last: nn.Module | None = None) -> nn.Sequential:
+    """A random net with everything that an attack could disturb: a stem, BatchNorm, dropout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        layers = [nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.Tanh(), nn.Conv2d(5, 6, 3, padding=1), nn.ReLU()]
+        head = [nn.Dropout(0.5), nn.Flatten(), nn.Linear(6 * 16, classes)]
+        model = nn.Sequential(*layers, *head, *([last] if last else []))
+        with torch.no_grad():
+            model[1].running_var.fill_(0.25)
+            model[7].weight.mul_(3)
+            model[7].bias -= model.eval()(torch.rand(200, *SHAPE)).mean(0)  # every class is predicted somewhere
+    return model.eval()
+
+
+def task(model: nn.Module, n: int = N, seed: int = 0, wrong: int = 2) -> tuple[Tensor, Tensor]:
+    """Images with the model's own predictions as labels, but for the last `wrong`."""
+    x = torch.rand((n, *SHAPE), generator=torch.Generator().manual_seed(seed))
+    x[:, :, 0] = 0  # a black edge, as in digits
+    x[:, :, 1] = 1
+    with torch.no_grad():
+        logits = model(x)
+    y = logits.argmax(1)
+    if wrong:
+        y[-wrong:] = (y[-wrong:] + 1) % logits.shape[1]
+    return x, y
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Watched(nn.Module):
+    """Counts what its model is asked, and fails when told to."""
+
+    def __init__(self, model: nn.Module, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.model, self.fail_at = model, fail_at
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(self.sizes) == self.fail_at:
+            raise RuntimeError("the model broke")
+        return self.model(x)
+
+
+# ---- names
+
+
+@EVERY
+def test_the_name_of_an_attack_is_its_value(attack):
+    assert parse(repr(attack), "attack") == attack
+    assert hash(parse(repr(attack), "attack")) == hash(attack)
+
+
+@EVERY
+def test_every_attack_says_what_it_needs_and_costs(attack):
+    assert set(attack.norms) <= {"Linf", "L2", "L1", "L0"}
+    assert attack.needs in ("gradients", "scores", "decisions")
+    assert attack.cost()
+
+
+# ---- results
+
+
+@EVERY
+@NORM
+@pytest.mark.parametrize("clip", [True, False], ids=["clip", "free"])
+def test_what_comes_back_is_allowed_and_judged_again(attack, threat, clip):
+    """Success is what the model says of the returned pixels, and only where the threat allows them."""
+    threat = dataclasses.replace(threat, clip=clip)
+    model = net()
+    x, y = task(model)
+    found = attack.run(model, x, y, threat, generator=seeded())
+    assert threat.contains(found.x_adv, x).all()
+    assert not clip or (found.x_adv.min() >= 0 and found.x_adv.max() <= 1)
+    with torch.no_grad():
+        assert torch.equal(found.success, model(found.x_adv).argmax(1) != y)
+    assert torch.equal(found.distance.isnan(), ~found.success)  # a failure is no success of distance 0, nor all black
+    torch.testing.assert_close(found.distance[found.success], threat.distance(found.x_adv, x)[found.success])
+    assert not found.rejected.any()
+
+
+@EVERY
+@NORM
+def test_the_score_is_the_margin_of_the_image_that_comes_back(attack, threat):
+    """A result that is not the best one seen: restarts or steps that keep the last."""
+    model = net()
+    x, y = task(model, wrong=0)
+    found = attack.run(model, x, y, threat, generator=seeded())
+    with torch.no_grad():
+        logits = model(found.x_adv)
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    margin = logits.scatter(1, y[:, None], -math.inf).amax(1) - own
+    torch.testing.assert_close(found.score, margin, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.score > 0, found.success)
+
+
+@EVERY
+def test_images_that_are_wrong_already_come_back_as_they_are(attack):
+    model = net()
+    x, y = task(model, wrong=5)
+    x_adv = attack(model, x, y, Linf(0.2), generator=seeded())
+    assert torch.equal(x_adv[-5:], x[-5:])
+    assert not torch.equal(x_adv[:-5], x[:-5])
+
+
+@EVERY
+@NORM
+def test_the_call_gives_what_the_run_found(attack, threat):
+    model = net()
+    x, y = task(model, wrong=0)
+    found = attack.run(model, x, y, threat, generator=seeded())
+    assert torch.equal(attack(model, x, y, threat, generator=seeded()), found.x_adv)
+
+
+@EVERY
+@pytest.mark.parametrize("closest", [True, False])
+def test_a_target_is_reached_or_not(attack, closest):
+    """With a target success means that class and no other; `y` keeps its meaning."""
+    model = net()
+    x, y = task(model, wrong=0)
+    target = (y + 1) % 4
+    found = attack.run(model, x, y, Linf(0.3), target=target, closest=closest, generator=seeded())
+    with torch.no_grad():
+        guess = model(found.x_adv).argmax(1)
+    assert torch.equal(found.success, guess == target)
+    aimed = attack(model, x, y, Linf(0.3), target=y, closest=closest, generator=seeded())
+    assert torch.equal(aimed, x)  # the target already
+
+
+@GRADIENT
+def test_attacks_towards_a_target_reach_it_more_often_than_chance(attack):
+    model = net()
+    x, y = task(model, n=30, wrong=0)
+    target = (y + 1) % 4
+    found = attack.run(model, x, y, Linf(0.3), target=target, generator=seeded())
+    noise = Noise().run(model, x, y, Linf(0.3), target=target, generator=seeded())
+    assert int(found.success.sum()) > int(noise.success.sum()) + 3
+
+
+@EVERY
+@NORM
+def test_the_closest_success_is_no_further_than_the_first(attack, threat):
+    model = net()
+    x, y = task(model, wrong=0)
+    first = attack.run(model, x, y, threat, generator=seeded())
+    nearest = attack.run(model, x, y, threat, closest=True, generator=seeded())
+    assert (nearest.success | ~first.success).all()
+    both = first.success & nearest.success
+    assert (nearest.distance[both] <= first.distance[both] + 1e-6).all()
+    assert torch.equal(nearest.x_adv[~nearest.success], x[~nearest.success])
+
+
+@EVERY
+def test_a_radius_of_zero_changes_nothing(attack):
+    model = net()
+    x, y = task(model, wrong=0)
+    found = attack.run(model, x, y, Linf(0.0), generator=seeded())
+    assert torch.equal(found.x_adv, x)
+    assert not found.success.any()
+
+
+@GRADIENT
+@pytest.mark.parametrize("norm", [Linf, L2])
+@pytest.mark.parametrize("clip", [True, False], ids=["clip", "free"])
+def test_a_radius_without_limit_breaks_everything(attack, norm, clip):
+    """inf times a gradient of 0 is NaN: an attack must not get lost in it. Here every other pixel has no gradient."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 0, 1, 0], [-1, 0, -1, 0]]))
+        model[1].bias.copy_(torch.tensor([-1.0, 1]))
+    x = torch.tensor([[0.9, 0.5, 0.8, 0.1], [0.1, 0.5, 0.2, 0.9]]).view(2, 1, 2, 2)
+    found = attack.run(model, x, torch.tensor([0, 1]), norm(math.inf, clip), generator=seeded())
+    assert found.success.all()
+
+
+@GRADIENT
+def test_pixels_of_exactly_zero_and_one_move(attack):
+    """A change of variables that is infinite at the range's ends leaves black and white pixels where they are."""
+    model = net()
+    x, y = task(model, wrong=0)
+    x_adv = attack(model, x, y, Linf(0.05), generator=seeded())
+    assert (x_adv[:, :, 0] > 0).float().mean() > 0.2
+    assert (x_adv[:, :, 1] < 1).float().mean() > 0.2
+
+
+@EVERY
+@pytest.mark.parametrize("classes", [2, 3, 11])
+def test_any_number_of_classes_from_two_will_do(attack, classes):
+    """Crashes with fewer than ten classes."""
+    model = net(classes)
+    x, y = task(model, n=3, wrong=0)
+    for loss in sorted(LOSSES) if hasattr(attack, "loss") else [None]:
+        one = dataclasses.replace(attack, loss=loss) if loss else attack
+        for target in (None, (y + 1) % classes):
+            assert one.run(model, x, y, Linf(0.1), target=target, generator=seeded()).x_adv.isfinite().all()
+
+
+@DETERMINISTIC
+def test_log_probabilities_are_attacked_as_well_as_logits(attack):
+    """Negative outputs that give an attack no gradient: success 0 on a log-softmax model."""
+    model, logs = net(), net(last=nn.LogSoftmax(1))
+    x, y = task(model, wrong=0)
+    a, b = (attack.run(one, x, y, Linf(0.06)) for one in (model, logs))
+    assert a.success.any()
+    assert torch.equal(a.success, b.success)
+
+
+@EVERY
+def test_an_output_that_is_not_a_number_is_no_success(attack):
+    class Undefined(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] * math.nan
+
+    x, y = torch.rand((4, *SHAPE), generator=seeded()), torch.zeros(4, dtype=torch.int64)
+    found = attack.run(Undefined(), x, y, Linf(0.1), generator=seeded())
+    assert not found.success.any()
+    assert torch.equal(found.x_adv, x)
+    assert (found.score == -math.inf).all()
+
+
+@EVERY
+def test_no_images_give_no_images(attack):
+    model = Watched(net())
+    x, y = torch.zeros(0, *SHAPE), torch.zeros(0, dtype=torch.int64)
+    assert attack(model, x, y, Linf(0.1)).shape == x.shape
+    assert attack.run(model, x, y, L2(0.1)).success.shape == (0,)
+    assert not model.sizes
+
+
+@EVERY
+def test_a_model_that_returns_no_logits_is_named(attack):
+    x, y = torch.rand((2, *SHAPE), generator=seeded()), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(
+        UsageError, match=r"returned shape \(2, 1, 6, 6\) for 2 images\. Expected .* \(images, classes\)"
+    ):
+        attack(nn.Identity(), x, y, Linf(0.1))
+    with pytest.raises(UsageError, match=r"returned shape .* Expected .* \(images, classes\), two classes or more"):
+        attack.run(nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), x, y, Linf(0.1))
+
+
+@EVERY
+def test_labels_of_any_whole_number_type_mean_the_same(attack):
+    model = net()
+    x, y = task(model)
+    long, short = (attack(model, x, labels, Linf(0.1), generator=seeded()) for labels in (y, y.int()))
+    assert torch.equal(long, short)
+
+
+# ---- independence of batch-mates
+
+
+@DETERMINISTIC
+@NORM
+def test_an_image_fares_alike_alone_in_a_batch_and_in_any_order(attack, threat):
+    """The result of an image that depends on its batch-mates."""
+    model = net()
+    x, y = task(model, wrong=0)
+    together = attack.run(model, x, y, threat)
+    assert together.success.any()
+    assert not together.success.all()
+    alone = [attack.run(model, x[i : i + 1], y[i : i + 1], threat) for i in range(N)]
+    order = torch.randperm(N, generator=seeded(1))
+    mixed = attack.run(model, x[order], y[order], threat)
+    for name in ("x_adv", "success", "score", "forwards", "backwards", "distance"):
+        expected = getattr(together, name)
+        assert_same(torch.cat([getattr(one, name) for one in alone]), expected)
+        assert_same(getattr(mixed, name), expected[order])
+
+
+@DETERMINISTIC
+def test_the_sizes_of_chunks_and_micro_batches_change_nothing(attack, monkeypatch):
+    model = net()
+    x, y = task(model)
+    whole = attack.run(model, x, y, Linf(0.06))
+    monkeypatch.setattr(engine, "LARGEST_CHUNK", 5)
+    monkeypatch.setattr(engine, "LARGEST_BATCH", 2)
+    pieces = attack.run(model, x, y, Linf(0.06))
+    for name in ("x_adv", "success", "score", "forwards", "backwards", "distance", "rejected"):
+        assert_same(getattr(pieces, name), getattr(whole, name))
+    for field in dataclasses.fields(whole.health):
+        assert_same(getattr(pieces.health, field.name), getattr(whole.health, field.name))
+
+
+def assert_same(first: Tensor, second: Tensor) -> None:
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5, equal_nan=True)
+
+
+# ---- randomness
+
+
+@EVERY
+@NORM
+def test_the_same_seed_gives_the_same_bits(attack, threat):
+    model = net()
+    x, y = task(model)
+    first, again = (attack(model, x, y, threat, generator=seeded(5)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(attack(model, x, y, threat), attack(model, x, y, threat))  # without a generator: seed 0
+
+
+@pytest.mark.parametrize("attack", [Noise(), PGD(steps=2), FGSM(random_start=True)], ids=repr)
+def test_another_seed_gives_other_random_choices(attack):
+    model = net()
+    x, y = task(model, wrong=0)
+    assert not torch.equal(*(attack(model, x, y, Linf(0.01), generator=seeded(seed)) for seed in (1, 2)))
+
+
+@EVERY
+def test_the_global_generator_is_neither_drawn_from_nor_reseeded(attack):
+    model = net()
+    x, y = task(model)
+    before = torch.random.get_rng_state()
+    attack(model, x, y, Linf(0.1))
+    attack.run(model, x, y, L2(0.1), generator=seeded())
+    attack.perturb(model, x, y, Linf(0.1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# ---- the caller's world
+
+
+def snapshot(model: nn.Module) -> list[object]:
+    """All of a model that a caller could miss afterwards."""
+    facts: list[object] = [(name, module.training) for name, module in model.named_modules()]
+    facts += [(name, sorted(module.__dict__), len(module._forward_hooks)) for name, module in model.named_modules()]
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        grad = None if value.grad is None else (value.grad.data_ptr(), value.grad.tolist())
+        facts.append((name, id(value), value.data_ptr(), value.stride(), value.requires_grad, value.tolist(), grad))
+    return facts
+
+
+def lived_in() -> nn.Sequential:
+    """In train mode but for one layer, one parameter frozen, and some gradients there."""
+    model = net()
+    x, y = task(model)
+    nn.functional.cross_entropy(model(x), y).backward()
+    model.train()
+    model[1].eval()
+    model[3].weight.requires_grad_(False)
+    model[7].bias.grad = None
+    return model
+
+
+@EVERY
+@pytest.mark.parametrize("way", ["call", "run", "perturb"])
+def test_the_callers_model_is_as_it_was(attack, way):
+    """A model left in train mode, BatchNorm statistics moved, gradients filled, weights moved in memory."""
+    model = lived_in()
+    x, y = task(net())
+    before, kept, labels = snapshot(model), x.clone(), y.clone()
+    {"call": attack, "run": attack.run, "perturb": attack.perturb}[way](model, x, y, Linf(0.1), generator=seeded())
+    assert snapshot(model) == before
+    assert torch.equal(x, kept)
+    assert torch.equal(y, labels)
+
+
+@EVERY
+@pytest.mark.parametrize("fail_at", [1, 2, 3])
+def test_the_callers_model_is_as_it_was_after_an_error_too(attack, fail_at):
+    model = lived_in()
+    x, y = task(net(), wrong=0)
+    watched = Watched(model, fail_at).train()
+    model[1].eval()
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="the model broke"):
+        attack.run(watched, x, y, Linf(0.001), generator=seeded())
+    assert snapshot(model) == before
+    assert watched.training
+
+
+@EVERY
+def test_dropout_and_batch_statistics_stay_out_of_a_search(attack):
+    model = net()
+    x, y = task(model)
+    calm = attack(model, x, y, Linf(0.1), generator=seeded())
+    assert torch.equal(attack(model.train(), x, y, Linf(0.1), generator=seeded()), calm)
+
+
+@EVERY
+def test_whether_the_caller_wants_gradients_does_not_matter(attack):
+    model = net()
+    x, y = task(model)
+    expected = attack(model, x, y, Linf(0.1), generator=seeded())
+    with torch.no_grad():
+        assert torch.equal(attack(model, x, y, Linf(0.1), generator=seeded()), expected)
+    x.requires_grad_()
+    found = attack(model, x, y, Linf(0.1), generator=seeded())
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+    assert not attack.perturb(model, x, y, Linf(0.1)).requires_grad
+    assert x.grad is None
+
+
+@EVERY
+def test_progress_reaches_its_total_and_nothing_is_printed(attack, monkeypatch, capfd):
+    monkeypatch.setattr(engine, "LARGEST_CHUNK", 5)
+    model = net()
+    x, y = task(model, wrong=0)
+    told: list[tuple[int, int, str]] = []
+    attack.run(model, x, y, Linf(0.1), progress=lambda *words: told.append(words))
+    assert told == [(5, N, repr(attack)), (10, N, repr(attack)), (N, N, repr(attack))]
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- cost
+
+
+@EVERY
+def test_queries_are_counted_and_finished_images_cost_no_more(attack):
+    model = Watched(net())
+    x, y = task(model.model, wrong=4)
+    found = attack.run(model, x, y, Linf(0.06), generator=seeded())
+    assert int(found.forwards.sum()) == sum(model.sizes) - 1  # one image measures how many fit a micro-batch
+    assert (found.backwards <= found.forwards).all()
+    assert torch.equal(found.health.steps, found.backwards)
+    unbroken = attack.run(net(), x[:8], y[:8], Linf(0.0), generator=seeded()).forwards  # nothing ends this search
+    assert (found.forwards <= unbroken.max()).all()
+    assert (found.forwards[~found.success] == unbroken[0]).all()
+
+
+@DETERMINISTIC
+def test_an_image_that_is_wrong_at_the_start_costs_one_look(attack):
+    model = net()
+    x, y = task(model, wrong=N)
+    assert (attack.run(model, x, y, Linf(0.1)).forwards == 1).all()
+
+
+@pytest.mark.parametrize("steps", [1, 7, 40])
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_pgd_takes_as_many_steps_as_it_was_asked_for(steps, restarts):
+    """Fewer steps done than asked for."""
+    model = net()
+    x, y = task(model, n=3, wrong=0)
+    found = PGD(steps=steps, restarts=restarts).run(model, x, y, Linf(1e-4))
+    assert not found.success.any()
+    assert (found.backwards == steps * restarts).all()
+    assert (found.forwards == (steps + 1) * restarts).all()
+
+
+# ---- the worst of several
+
+
+@NORM
+@pytest.mark.parametrize("seed", range(3))
+def test_more_members_are_never_weaker(threat, seed):
+    model = net(seed=seed)
+    x, y = task(model, n=20, wrong=0)
+    members: tuple[Attack, ...] = (FGSM(), Noise(3), PGD(steps=3), PGD(steps=3, loss="margin"))
+    before = None
+    for count in range(1, len(members) + 1):
+        found = Strongest(members[:count]).run(model, x, y, threat, generator=seeded(seed))
+        if before is not None:
+            assert (found.success | ~before.success).all()
+            assert ((found.score >= before.score) | before.success).all()
+        before = found
+    single = [member.run(model, x, y, threat, generator=seeded(seed)).success for member in members[:1]]
+    assert (found.success | ~single[0]).all()
+
+
+def test_restarts_keep_the_worst_per_image():
+    """Restarts of which only the last one counts."""
+    model = net()
+    x, y = task(model, n=20, wrong=0)
+    for threat in (Linf(0.02), Linf(0.05)):
+        one, many = (PGD(steps=2, restarts=k).run(model, x, y, threat, generator=seeded()) for k in (1, 8))
+        assert (many.success | ~one.success).all()
+        held = ~many.success
+        assert (many.score[held] >= one.score[held]).all()
+    assert int(many.success.sum()) > int(one.success.sum()) or (many.score > one.score + 1e-4).any()
+
+
+# ---- the algorithms themselves, against ten plain lines
+
+
+def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x = x.detach().clone().requires_grad_()
+    nn.functional.cross_entropy(model(x), y, reduction="sum").backward()
+    return x.grad
+
+
+def plain_step(x: Tensor, clean: Tensor, grad: Tensor, threat: Ball, step: float) -> Tensor:
+    """One step and back into ball and range; exact only where no pixel reaches the range's end, or for L-inf."""
+    if isinstance(threat, Linf):
+        x = x + step * grad.sign()
+        return torch.max(torch.min(x, clean + threat.eps), clean - threat.eps).clamp(0, 1)
+    x = x + step * grad / grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    change = x - clean
+    length = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return clean + change * (threat.eps / length).clamp(max=1)
+
+
+@NORM
+def test_fgsm_is_one_step_along_sign_or_unit_gradient(threat):
+    model = net()
+    x = 0.4 + 0.2 * torch.rand((N, *SHAPE), generator=seeded())
+    y = model(x).argmax(1)
+    expected = plain_step(x, x, gradient(model, x, y), threat, threat.eps)
+    torch.testing.assert_close(FGSM().perturb(model, x, y, threat), expected, rtol=0, atol=1e-6)
+    towards = plain_step(x, x, gradient(model, x, y), threat, -threat.eps)
+    assert (FGSM().perturb(model, x, y, threat) - towards).abs().amax() > threat.eps / 50
+
+
+@NORM
+@pytest.mark.parametrize("size", [None, 0.1])
+def test_pgd_is_repeated_steps_and_projections(threat, size):
+    model = net()
+    x = 0.4 + 0.2 * torch.rand((N, *SHAPE), generator=seeded())
+    y = model(x).argmax(1)
+    step = threat.eps * (2.5 / 8 if size is None else size)
+    expected = x
+    for _ in range(8):
+        expected = plain_step(expected, x, gradient(model, expected, y), threat, step)
+    found = PGD(steps=8, step_size=size, random_start=False).perturb(model, x, y, threat)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_steps_are_never_longer_than_the_radius():
+    """Madry's 2.5 / steps of the radius leaves the ball in one step for fewer than three."""
+    model = net()
+    x, y = task(model, wrong=0)
+    assert torch.equal(
+        PGD(steps=1, random_start=False).perturb(model, x, y, Linf(0.1)),
+        PGD(steps=1, step_size=1.0, random_start=False).perturb(model, x, y, Linf(0.1)),
+    )
+
+
+def test_a_random_start_is_where_the_step_leaves_from():
+    model = net()
+    x, y = task(model, wrong=0)
+    start = Linf(0.1).sample(x, seeded(7))
+    expected = (start + 0.125 * gradient(model, start, y).sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+    attack = FGSM(random_start=True, step_size=1.25)
+    torch.testing.assert_close(attack.perturb(model, x, y, Linf(0.1), generator=seeded(7)), expected)
+
+
+@EVERY
+def test_perturb_changes_every_image_right_or_wrong(attack):
+    """Training needs the attack's own last step for all of a batch."""
+    model = net()
+    x, y = task(model, wrong=6)
+    changed = attack.perturb(model, x, y, Linf(0.1), generator=seeded())
+    assert Linf(0.1).contains(changed, x).all()
+    assert ((changed != x).flatten(1).float().mean(1) > 0.5).all()
+
+
+def test_one_step_of_training_costs_one_gradient():
+    model = Watched(net())
+    x, y = task(model.model)
+    FGSM().perturb(model, x, y, Linf(0.1))
+    assert model.sizes == [N]
+
+
+# ---- wrong use
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: PGD(steps=0), r"PGD\(steps=0\): expected at least one step and one restart"),
+        (lambda: PGD(restarts=0), r"PGD\(restarts=0\): expected at least one step and one restart"),
+        (lambda: Noise(tries=0), r"Noise\(tries=0\): expected at least one try"),
+        (
+            lambda: Strongest(()),
+            r"Strongest has no members\. Expected attacks, such as Strongest\(\(FGSM\(\), PGD\(\)\)\)",
+        ),
+    ],
+)
+def test_hyperparameters_that_make_no_search_are_refused(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
