@@ -1,0 +1,192 @@
+"""Images and labels as arrays in one file: .npz or .safetensors."""
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from steelman.data import Data, Source, Splits
+from steelman.data._files import locate
+from steelman.data._splits import named, three
+from steelman.errors import DataError
+from steelman.progress import Progress, silent
+
+MOST_CLASSES = 100_000  # a label beyond that is a mistake
+
+
+@dataclass(frozen=True, repr=False)
+class Arrays(Source):
+    """A .npz or .safetensors file with `images` and `labels` (or `x` and `y`), and optionally `classes` and `split`.
+
+    Images are uint8, or float in [0, 1] (rounded to 8 bits, which is noted); n h w, n c h w or n h w c with 1 or 3
+    channels. Labels are whole numbers from 0. `classes` are names: an array of text in a .npz, a JSON list under
+    "classes" in the metadata of a .safetensors. `split` says 0 train, 1 val, 2 test for each image; without it
+    60 / 20 / 20 % of every class.
+    """
+
+    path: str
+
+    def splits(self, root: Path | None = None, progress: Progress = silent) -> Splits:
+        """Three splits of uint8 images; `notes` say when pixels were rounded.
+
+        Raises:
+            DataError: an unreadable file, pickled objects, arrays that are missing, of another dtype, shape or length,
+                pixels that are NaN or outside [0, 1], labels out of range, an empty split.
+        """
+        path = locate(self.path, root)
+        progress(0, 1, f"reading {path.name}")
+        content = _read(path)
+        images, notes = _pixels(path, content.images)
+        labels = _whole(path, "labels", content.labels, len(images))
+        classes = content.classes or _numbered(path, labels)
+        data = Data(images, labels, classes, path.name, notes)
+        progress(1, 1, f"reading {path.name}")
+        if content.split is None:
+            return three(data)
+        return _given(path, data, _whole(path, "split", content.split, len(images)))
+
+
+class _Content(NamedTuple):
+    images: Tensor
+    labels: Tensor
+    split: Tensor | None
+    classes: tuple[str, ...]
+
+
+def _read(path: Path) -> _Content:
+    try:
+        if path.suffix == ".npz":
+            arrays, classes = _read_npz(path)
+        elif path.suffix == ".safetensors":
+            arrays, classes = _read_safetensors(path)
+        else:
+            raise DataError(f"{path} is not an array file. Expected one that ends in .npz or .safetensors.")
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SafetensorError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}). Expected "
+            "plain arrays of numbers in a whole .npz or .safetensors file; pickled objects are refused. Save it again."
+        ) from error
+    images, labels = (_one_of(path, arrays, *names) for names in (("images", "x"), ("labels", "y")))
+    return _Content(images, labels, arrays.get("split"), classes)
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    with path.open("rb") as stream:  # numpy itself leaves a truncated file open
+        file = np.load(stream, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("one bare array")
+        arrays = {name: file[name] for name in file.files if name in _NAMES}
+        classes = tuple(str(name) for name in file["classes"]) if "classes" in file.files else ()
+    # torch knows no foreign byte order
+    tensors = {k: torch.from_numpy(v.astype(v.dtype.newbyteorder("="), copy=False)) for k, v in arrays.items()}
+    return tensors, classes
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    with safe_open(path, framework="pt") as file:
+        names: list[str] = [name for name in file.keys() if name in _NAMES]  # noqa: SIM118 - not iterable itself
+        classes = json.loads((file.metadata() or {}).get("classes", "[]"))
+        return {name: file.get_tensor(name) for name in names}, tuple(str(name) for name in classes)
+
+
+_NAMES = ("images", "x", "labels", "y", "split")
+
+
+def _one_of(path: Path, arrays: dict[str, Tensor], *names: str) -> Tensor:
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    raise DataError(
+        f"{path} holds no {names[0]} (found: {', '.join(sorted(arrays)) or 'nothing of use'}). Expected arrays named "
+        "images and labels, or x and y."
+    )
+
+
+def _pixels(path: Path, images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Images as uint8, n c h w, and a note if that changed them."""
+    if len(images.shape) == 0 or images.numel() == 0:
+        raise DataError(f"{path}: images are empty, of shape {tuple(images.shape)}. Expected at least one image.")
+    images = _channels_first(path, images)
+    if images.dtype == torch.uint8:
+        return images.contiguous(), ()
+    if not images.is_floating_point():
+        raise DataError(
+            f"{path}: images are {images.dtype}. Expected uint8, or float in [0, 1]: convert with .astype('uint8')."
+        )
+    _check_range(path, images)
+    scaled = images.double() * 255
+    rounded = scaled.round()
+    change = float((scaled - rounded).abs().max()) / 255
+    note = f"float images were rounded to 8 bits, by at most {change:.4f}"
+    return rounded.to(torch.uint8).contiguous(), (note,) if change > 1e-5 else ()
+
+
+def _channels_first(path: Path, images: Tensor) -> Tensor:
+    if images.ndim == 3:
+        return images[:, None]
+    first, last = (images.ndim == 4 and images.shape[axis] in (1, 3) for axis in (1, 3))
+    if first == last:
+        what = "could have its channels first or last" if first else "has no axis of 1 or 3 channels"
+        raise DataError(
+            f"{path}: images of shape {tuple(images.shape)}: this {what}. Expected n h w, n c h w or n h w c with 1 or "
+            "3 channels."
+        )
+    return images if first else images.permute(0, 3, 1, 2)
+
+
+def _check_range(path: Path, images: Tensor) -> None:
+    bad = ~torch.isfinite(images).flatten(1).all(1)
+    if bad.any():
+        raise DataError(
+            f"{path}: {int(bad.sum())} images hold NaN or infinite pixels, the first is number "
+            f"{int(bad.nonzero()[0])}. Expected pixels in [0, 1]: repair or remove them."
+        )
+    low, high = float(images.min()), float(images.max())
+    if low >= 0 and high <= 1:
+        return
+    if low >= 0 and high <= 255:
+        cause = "These look like levels of 0 to 255: divide by 255, or save them as uint8."
+    elif low < 0:
+        cause = "These look normalised: undo mean and standard deviation; normalisation is the model's first layer."
+    else:
+        cause = "Divide by the largest value that is possible."
+    raise DataError(f"{path}: pixels run from {low:.4g} to {high:.4g}. Expected [0, 1]. {cause}")
+
+
+def _whole(path: Path, name: str, values: Tensor, num: int) -> Tensor:
+    """Labels or split as int64, one an image."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise DataError(f"{path}: {name} are {values.dtype}. Expected whole numbers: convert with .astype('int64').")
+    if values.shape != (num,):
+        raise DataError(
+            f"{path}: {name} have shape {tuple(values.shape)} for {num} images. Expected ({num},), one an image."
+        )
+    return values.long()
+
+
+def _numbered(path: Path, labels: Tensor) -> tuple[str, ...]:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= MOST_CLASSES:
+        raise DataError(
+            f"{path}: labels run from {low} to {high}. Expected 0 to the number of classes - 1: number them anew."
+        )
+    return tuple(str(label) for label in range(high + 1))
+
+
+def _given(path: Path, data: Data, split: Tensor) -> Splits:
+    if sorted(set(split.tolist())) != [0, 1, 2]:
+        raise DataError(
+            f"{path}: split holds {sorted(set(split.tolist()))[:5]}. Expected 0 (train), 1 (val) and 2 (test), each at "
+            "least once."
+        )
+    train, val, test = (data.take((split == part).nonzero().flatten()) for part in range(3))
+    return named(path.name, train, val, test)
