@@ -1,0 +1,143 @@
+"""Everything that changes while a network is trained, and one file that holds all of it.
+
+Tensors and the rest go into a single safetensors file, the rest as JSON in its header: a kill at any moment leaves a
+whole checkpoint or the whole one before it, and training goes on from it bit for bit.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from steelman.errors import RunError
+from steelman.runs import Run, json_text
+
+FILE = "checkpoint.safetensors"
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class State:
+    """A training at one moment: between two epochs (`order` is empty) or between two steps of one.
+
+    Fields:
+        identity: what is trained, in words; a checkpoint of something else is refused.
+        good: the weights measured after the last whole epoch.
+        best: those of the epoch that was best on val.
+        order: the permutation of the images in this epoch.
+        step: steps done in this epoch; `losses` is the sum of its images' losses, `seconds` what it took.
+    """
+
+    identity: str
+    model: nn.Module
+    optimizer: Optimizer
+    averaged: AveragedModel | None
+    generator: Generator
+    good: Weights
+    best: Weights
+    best_epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    step: int = 0
+    losses: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and kept: the average over time, where there is one."""
+        return self.averaged.module if self.averaged else self.model
+
+    def save(self, run: Run) -> None:
+        """Write the checkpoint of the run.
+
+        Raises:
+            RunError: the disk is full or the directory is not writable any more.
+        """
+        optimizer = self.optimizer.state_dict()
+        tensors = {
+            **_under("model", self.model.state_dict()),
+            **_under("averaged", self.averaged.state_dict() if self.averaged else {}),
+            **_under("good", self.good),
+            **_under("best", self.best),
+            **{f"optimizer.{i}.{key}": value for i, key, value in _moments(optimizer["state"])},
+            "order": self.order,
+            "generator": self.generator.get_state(),
+            "global": torch.get_rng_state(),
+        }
+        device = self.device
+        if device.type == "cuda":  # pragma: no cover
+            tensors["cuda"] = torch.cuda.get_rng_state(device)
+        rest = {name: getattr(self, name) for name in _PLAIN}
+        notes = {"state": json_text({**rest, "groups": optimizer["param_groups"]})}
+        run.write_tensors(FILE, tensors, metadata=notes)
+
+    def restore(self, run: Run) -> None:
+        """Become what `save` wrote; the global generator, too.
+
+        Raises:
+            RunError: a damaged file, or the checkpoint of something else.
+        """
+        rest = json.loads(run.read_metadata(FILE)["state"])
+        if rest["identity"] != self.identity:
+            raise RunError(
+                f"{run.path} is the training of {rest['identity']}. This one is of {self.identity}. "
+                "Give another directory, or delete that one."
+            )
+        tensors = run.read_tensors(FILE)
+        self.model.load_state_dict(_beneath("model", tensors))
+        if self.averaged:
+            self.averaged.load_state_dict(_beneath("averaged", tensors))
+        self.good, self.best = _beneath("good", tensors), _beneath("best", tensors)
+        self._restore_optimizer(_beneath("optimizer", tensors), rest["groups"])
+        self.order = tensors["order"]
+        self.generator.set_state(tensors["generator"])
+        torch.set_rng_state(tensors["global"])
+        if "cuda" in tensors:  # pragma: no cover
+            torch.cuda.set_rng_state(tensors["cuda"], self.device)
+        for name in _PLAIN:
+            setattr(self, name, rest[name])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.model.parameters()).device
+
+    def _restore_optimizer(self, moments: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in moments.items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, values in self.optimizer.state.items():
+            for key, value in values.items():  # files are contiguous; fused kernels want the parameter's own layout
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    values[key] = torch.empty_like(parameter).copy_(value)
+
+
+def snapshot(model: nn.Module) -> Weights:
+    """A copy of the weights and buffers as they are now."""
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+
+_PLAIN = ("identity", "rows", "best_epoch", "step", "losses", "seconds")
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
+    return {f"{prefix}.{key}": value for key, value in tensors.items()}
+
+
+def _beneath(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
+
+
+def _moments(state: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, str, Tensor]]:
+    for index, values in state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                yield index, key, value

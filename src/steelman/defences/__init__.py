@@ -1,0 +1,31 @@
+"""Defences: what a classifier is trained to do."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from steelman.spec import Spec
+from steelman.types import Images, Labels
+
+
+@dataclass(frozen=True, repr=False)
+class Objective(Spec):
+    """What training minimises; the fields are its constants."""
+
+    paper: ClassVar[str] = ""
+
+    def __call__(
+        self, model: nn.Module, x: Images, y: Labels, *, progress: float, generator: Generator
+    ) -> Float[Tensor, ""]:
+        """The mean loss of a batch, to be differentiated with respect to the model's parameters.
+
+        Args:
+            model: in the mode in which it trains.
+            x: pixels in [0, 1].
+            y: class indices.
+            progress: how far training is, 0 at its first step, towards 1; schedules depend on it.
+            generator: the source of every random choice.
+        """
+        raise NotImplementedError

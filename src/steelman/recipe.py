@@ -1,0 +1,85 @@
+"""How a classifier is trained, as a value: objective, optimiser, schedule, what is kept."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steelman.defences import Objective
+from steelman.defences.standard import Standard
+from steelman.errors import UsageError
+from steelman.models import Architecture
+from steelman.schedules import Schedule
+from steelman.spec import Spec
+
+
+@dataclass(frozen=True, repr=False)
+class Recipe(Spec):
+    """Everything of a training but the model, the data and the seed.
+
+    Fields:
+        lr: the highest learning rate; `schedule` says how it changes from step to step.
+        momentum: of sgd only.
+        patience: stop when this many epochs in a row were no better on val than the best one.
+        ema: average the weights over time with this decay per step; the average is what is measured and kept.
+        keep: whether `weights.safetensors` holds the epoch that is best on val, or the last one.
+        eval_mode: train in eval mode: no dropout, BatchNorm as a learned scale and shift only.
+        fresh_optimizer: forget the optimiser's moments after each epoch.
+        drop_last: leave out the images that fill no whole batch, other ones in each epoch.
+        clip_gradient: the largest L2 norm of the whole gradient.
+
+    Raises:
+        UsageError: a number out of its range.
+    """
+
+    objective: Objective = Standard()  # noqa: RUF009 (frozen)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-3
+    epochs: int = 10
+    batch_size: int = 64
+    schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    patience: int | None = None
+    ema: float | None = None
+    keep: Literal["best", "last"] = "best"
+    eval_mode: bool = False
+    fresh_optimizer: bool = False
+    drop_last: bool = False
+    clip_gradient: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
+        _choice("schedule", self.schedule, ("constant", "step", "one-cycle", "cosine"))
+        _choice("keep", self.keep, ("best", "last"))
+        self._require("lr", "a positive number such as 1e-3", holds=0 < self.lr < math.inf)
+        self._require("epochs", "1 or more", holds=self.epochs >= 1)
+        self._require("batch_size", "1 or more", holds=self.batch_size >= 1)
+        self._require("weight_decay", "0 or more", holds=0 <= self.weight_decay < math.inf)
+        self._require("momentum", "0 <= momentum < 1", holds=0 <= self.momentum < 1)
+        self._require("patience", "None, or 1 epoch or more", holds=self.patience is None or self.patience >= 1)
+        self._require("ema", "None, or a decay with 0 <= ema < 1", holds=self.ema is None or 0 <= self.ema < 1)
+        clip = self.clip_gradient
+        self._require("clip_gradient", "None, or a positive number", holds=clip is None or 0 < clip < math.inf)
+        if self.optimizer != "sgd" and self.momentum != type(self).momentum:
+            raise UsageError(
+                f"momentum={self.momentum} was given for {self.optimizer}. Expected optimizer='sgd' with it."
+            )
+
+    def _require(self, name: str, expected: str, *, holds: bool) -> None:
+        if not holds:
+            raise UsageError(f"{name} is {getattr(self, name)}. Expected {expected}.")
+
+
+def default_recipe(architecture: Architecture, **changes: Any) -> Recipe:
+    """The recipe that an architecture carries, with these fields changed.
+
+    Raises:
+        UsageError: a number out of its range.
+    """
+    return Recipe(**{**architecture.recipe, **changes})
+
+
+def _choice(name: str, given: str, possible: tuple[str, ...]) -> None:
+    if given not in possible:
+        raise UsageError(f"{name} is {given!r}. Possible: {', '.join(possible)}.")

@@ -1,0 +1,162 @@
+"""A whole training as a value: architecture, data, recipe and seed; and the run that it leaves."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from steelman import spec
+from steelman.data import Source, Splits
+from steelman.errors import RunError, UsageError
+from steelman.fitting import OnEpoch, fit, predicted
+from steelman.models import Architecture
+from steelman.models.weights import load_weights
+from steelman.progress import Progress, silent
+from steelman.recipe import Recipe, default_recipe
+from steelman.runs import DISK_SPACE, Run, default_path
+from steelman.spec import Spec
+from steelman.stats import Share
+
+_COPIES = 14  # of the weights on the disk at most: two checkpoints of six, two that are kept
+
+
+@dataclass(frozen=True, repr=False)
+class Training(Spec):
+    """What is trained, on what and how.
+
+    Fields:
+        recipe: None for the architecture's own.
+        start: a run directory whose weights are trained on; None for a fresh draw. One that begins with ".." is
+            found from the run that is trained, any other from the current directory.
+        num: how many images of train to use, the first ones; None for all.
+
+    Raises:
+        UsageError: a negative seed, or no image.
+    """
+
+    architecture: Architecture
+    data: Source
+    recipe: Recipe | None = None
+    seed: int = 0
+    start: str | None = None
+    num: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+        if self.num is not None and self.num < 1:
+            raise UsageError(f"num is {self.num}. Expected at least one image, or None for all.")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network, in eval mode, and what is needed to use it without its data."""
+
+    model: nn.Module
+    training: Training
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+
+
+def train(
+    training: Training,
+    out: Path | None = None,
+    root: Path | None = None,
+    progress: Progress = silent,
+    *,
+    device: str = "cpu",
+    command: str = "",
+    on_epoch: OnEpoch | None = None,
+) -> Run:
+    """The finished run of a training: weights, log, `results/{model,history,natural}.json`; computed at most once.
+
+    Args:
+        training: what to do.
+        out: the run directory; None for `runs/<architecture>-<data>-<hash>`.
+        root: where the data are, as for `Source.splits`.
+        progress: told in steps.
+        device: where to compute.
+        command: how it was called, kept in env.json.
+        on_epoch: measures the network at each epoch, as for `fit`.
+
+    Raises:
+        DataError: missing, truncated, corrupt or wrongly labelled data.
+        WeightsError: the weights to start from do not fit.
+        RunError: a run directory that is in use, another run's or unwritable; too little disk space.
+        UsageError: images too small for the architecture, or fewer than one batch.
+        Diverged: the loss is no number; the last good weights are kept.
+        Interrupted: by Ctrl-C; the same call goes on.
+    """
+    splits = training.data.splits(root, progress)
+    generator = torch.Generator().manual_seed(training.seed)
+    model = training.architecture(splits.train.shape, len(splits.train.classes), generator)
+    digest = splits.digest
+    if training.start is not None:
+        weights = Run.existing(_start(training.start, out)).file("weights.safetensors")
+        load_weights(model, weights)
+        digest = hashlib.sha256((digest + hashlib.sha256(weights.read_bytes()).hexdigest()).encode()).hexdigest()
+    slug = f"{type(training.architecture).__name__}-{type(training.data).__name__}"
+    path = out or default_path(Path("runs"), slug, repr(training), digest)
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    with Run.open(path, repr(training), digest, command=command, need=DISK_SPACE + _COPIES * size) as run:
+        if not run.finished:
+            _compute(run, training, splits, model.to(device), generator, progress, on_epoch)
+    return run
+
+
+def load_run(path: Path) -> Trained:
+    """The network of a run, rebuilt from spec.txt and its weights; the data are not needed.
+
+    Raises:
+        RunError: no run of a training, or one that has kept no weights yet.
+        SpecError: what the run trained is not known here.
+        WeightsError: the weights do not fit the architecture, or the file is damaged.
+    """
+    run = Run.existing(path)
+    if not run.spec_text.startswith("Training("):
+        raise RunError(f"{path} is the run of {run.spec_text}. Expected the run of a Training, which has weights.")
+    training: Training = spec.parse(run.spec_text, "training")
+    about = run.read_json("model")
+    channels, height, width = about["shape"]
+    classes = tuple(about["classes"])
+    model = training.architecture((channels, height, width), len(classes), torch.Generator().manual_seed(0))
+    load_weights(model, run.file("weights.safetensors"))
+    return Trained(model.eval(), training, (channels, height, width), classes)
+
+
+def _start(start: str, out: Path | None) -> Path:
+    """The run to start from."""
+    if start.startswith(".."):
+        if out is None:
+            raise UsageError(f"start is {start!r}, which is found from the run's own directory. Give that directory.")
+        return Path(os.path.normpath(out / start))  # out itself may not exist yet
+    return Path(start)
+
+
+def _compute(
+    run: Run,
+    training: Training,
+    splits: Splits,
+    model: nn.Module,
+    generator: torch.Generator,
+    progress: Progress,
+    on_epoch: OnEpoch | None,
+) -> None:
+    test, splits = splits.test, splits._replace(train=splits.train.first(training.num))
+    about = {
+        "architecture": repr(training.architecture),
+        "shape": test.shape,
+        "classes": test.classes,
+        "notes": test.notes,
+    }
+    run.write_json("model", about)
+    recipe = training.recipe or default_recipe(training.architecture)
+    fit(model, splits, recipe, generator=generator, run=run, progress=progress, on_epoch=on_epoch)
+    labels = predicted(model, test)
+    run.write_tensors("examples/natural.safetensors", {"predicted": labels, "label": test.labels})
+    run.write_json("natural", Share.of(labels == test.labels.cpu()))
+    run.finish()
