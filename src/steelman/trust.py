@@ -1,0 +1,270 @@
+"""Can I trust this number? Checks of one outcome, each with a verdict in plain words and a remedy.
+
+The list follows Carlini et al. 2019, On evaluating adversarial robustness (arXiv:1902.06705), and Athalye et al. 2018,
+Obfuscated gradients give a false sense of security (arXiv:1802.00420).
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Generator, nn
+
+from steelman.attacks import Attack
+from steelman.attacks.fgsm import FGSM
+from steelman.attacks.noise import Noise
+from steelman.attacks.pgd import PGD
+from steelman.data import Data
+from steelman.engine import guarded
+from steelman.evaluate import Outcome, accuracy, adversarial_accuracy, logits_of, strike
+from steelman.losses import margin
+from steelman.page import Check, Trust
+from steelman.stats import Share, mcnemar
+from steelman.threats import Ball
+
+SAMPLE = 128  # images that the probes look at
+SHORT = PGD(steps=20)
+LONG = PGD(steps=60, loss="margin")
+
+Verdict = Literal["ok", "warn", "fail", "info"]
+
+
+def examine(
+    model: nn.Module,
+    data: Data,
+    outcome: Outcome,
+    *,
+    subject: str = "",
+    generator: Generator | None = None,
+    sample: int = SAMPLE,
+) -> Trust:
+    """All checks of an outcome: those its own rows answer, and probes of the model on its first `sample` images."""
+    generator = generator or torch.Generator(device=data.images.device).manual_seed(0)
+    checks = (*read(outcome), *probe(model, data.first(sample), outcome, generator=generator))
+    return Trust(subject or f"{outcome.attack!r} within {outcome.threat!r}", checks)
+
+
+def read(outcome: Outcome) -> Iterator[Check]:
+    """The checks that need no further computation."""
+    yield from _gradient_checks(outcome)
+    yield _eight_bits(outcome)
+    yield _radius(outcome)
+    if int(outcome.rejected.sum()):
+        share = int(outcome.rejected.sum()) / max(1, int(outcome.forwards.sum()))
+        words = f"{_percent(share)} of the candidates lay outside the threat and were not counted."
+        yield Check("candidates allowed", "info", _percent(share), words)
+    if outcome.was_training:
+        words = "The model was handed over in train mode. It was measured in eval mode; its own state is untouched."
+        yield Check("train mode", "info", "train", words, "Call model.eval() before you measure elsewhere.")
+
+
+def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator) -> Iterator[Check]:
+    """The checks that ask the model again; `few` are the first images of those that the outcome is about."""
+    threat = outcome.threat
+    yield from _output_checks(model, few)
+    right, broken = outcome.right[: len(few)], outcome.broken[: len(few)]
+    if threat.eps == 0 or not right.any():
+        return
+    fgsm, short, long = (strike(model, few, attack, threat, generator=generator) for attack in (FGSM(), SHORT, LONG))
+    yield _one_step(outcome.attack, fgsm.robust, short.robust)
+    yield _more_steps(model, few, short, long)
+    yield _unbounded(
+        strike(model, few, LONG, threat.at(max(threat.eps, threat.largest(few.shape))), generator=generator)
+    )
+    noise = strike(model, few, Noise(tries=20), threat, generator=generator)
+    yield _noise(int((noise.broken & ~broken & right).sum()), len(few))
+    yield _label_leak(model, few, outcome.attack, threat)
+
+
+def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
+    health, attacked = outcome.health, outcome.right
+    asked = attacked & (health.steps > 0)
+    if asked.any():
+        steps = health.steps[asked].float()
+        nan, dead = health.nan[asked] / steps, health.dead[asked] == health.steps[asked]
+        value = f"{_percent(nan.mean())} of entries, {_percent((nan > 0).float().mean())} of images"
+        yield _check(
+            "gradient NaN",
+            "fail" if nan.any() else "ok",
+            value,
+            "No gradient entry was NaN."
+            if not nan.any()
+            else f"{value} have NaN gradients; the sign of NaN is 0, so those pixels were not attacked at all.",
+            "Find the layer with an infinite derivative (a square root at 0, a division by 0) and smooth it.",
+        )
+        share = float(dead.float().mean())
+        yield _check(
+            "gradient zero",
+            "fail" if share > 0.05 else "warn" if share > 0 else "ok",
+            f"{_percent(share)} of images, {_percent((health.zero[asked] / steps).mean())} of entries",
+            "Every image had a usable gradient."
+            if not share
+            else f"{_percent(share)} of the attacked images never had a usable gradient: their robustness is unknown.",
+            "Attack with loss='margin' or 'dlr', on logits, and with an attack that needs no gradients.",
+        )
+        saturated = float((health.saturated[asked] / steps).mean())
+        yield _check(
+            "softmax saturated",
+            "warn" if saturated > 0.05 else "ok",
+            f"{_percent(saturated)} of evaluations",
+            "The softmax stayed below 1.0 in float32 in nearly all evaluations."
+            if saturated <= 0.05
+            else f"In {_percent(saturated)} of the evaluations the confidence was exactly 1.0 in float32: "
+            "the cross-entropy has no gradient there.",
+            "Attack with loss='margin' or 'dlr'.",
+        )
+    if attacked.any() and outcome.threat.eps > 0:
+        moved = health.moved[attacked]
+        still = float((moved == 0).float().mean())
+        yield _check(
+            "pixels moved",
+            "fail" if still > 0.01 else "ok",
+            f"{_percent(moved.mean())} of pixels",
+            "Every attacked image was changed."
+            if not still
+            else f"{_percent(still)} of the attacked images were never changed: they were not attacked at all.",
+            "Look at the gradient checks above; robustness of an image that did not move means nothing.",
+        )
+
+
+def _eight_bits(outcome: Outcome) -> Check:
+    broken = int(outcome.broken.sum())
+    if not broken:
+        return Check("8-bit survival", "info", "none broken", "No image was broken, so there is none to store.")
+    share = int(outcome.survives.sum()) / broken
+    return _check(
+        "8-bit survival",
+        "ok" if share >= 0.95 else "warn",
+        _percent(share),
+        f"{_percent(share)} of the broken images are still broken after rounding to 8 bits, as in a PNG.",
+        "Save as .npz or .safetensors, or attack with a larger eps.",
+    )
+
+
+def _radius(outcome: Outcome) -> Check:
+    threat = outcome.threat
+    height, width = outcome.x_adv.shape[2:]
+    largest = threat.largest((outcome.x_adv.shape[1], height, width))
+    beyond = threat.eps > largest and threat.eps != float("inf")
+    grey = threat.eps >= largest / 2 and threat.eps != float("inf")
+    clip = "" if threat.clip else " Pixels may leave [0, 1]: such images cannot be stored or shown."
+    words = "eps lies within the pixel range."
+    if beyond:
+        words = f"eps {threat.eps:g} is beyond the pixel range: every image is allowed. Was eps meant for 0 to 255?"
+    elif grey:
+        words = f"eps {threat.eps:g} lets an attacker turn every image grey: no classifier can hold."
+    verdict: Verdict = "fail" if beyond else "warn" if grey or clip else "ok"
+    return _check("eps and range", verdict, f"{threat!r}", words + clip, "Choose a smaller eps, and clip.")
+
+
+def _output_checks(model: nn.Module, few: Data) -> Iterator[Check]:
+    with guarded(model):
+        first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
+    probabilities = bool((first.sum(1) - 1).abs().max() < 1e-4 and first.min() >= 0)
+    yield _check(
+        "logits",
+        "fail" if probabilities else "ok",
+        "probabilities" if probabilities else "logits",
+        "The outputs are probabilities (each row sums to 1): a loss on them saturates and hides the gradient."
+        if probabilities
+        else "The model returns logits.",
+        "Return the values before the softmax.",
+    )
+    random = not torch.equal(first, again)
+    yield _check(
+        "deterministic",
+        "warn" if random else "ok",
+        "random" if random else "same twice",
+        "The same image gives different outputs: one gradient of a random model is not its direction."
+        if random
+        else "The same image gives the same output twice.",
+        "Average gradients over several draws (expectation over transformation).",
+    )
+
+
+def _one_step(attack: Attack, fgsm: Share, short: Share) -> Check:
+    """FGSM far weaker than PGD: the net learned the one step, not the task (Wong et al. 2020, section 4.2)."""
+    weak = fgsm.value - short.value > 0.1
+    return _check(
+        "FGSM against PGD",
+        "ok" if not weak else "fail" if isinstance(attack, FGSM) else "warn",
+        f"{_percent(fgsm.value)} / {_percent(short.value)}",
+        f"On {fgsm.n} images {_percent(fgsm.value)} hold against FGSM and {_percent(short.value)} against {SHORT!r}."
+        + (" One step is too weak to judge this model." if weak else ""),
+        "Report PGD or stronger, and train with more than one step.",
+    )
+
+
+def _more_steps(model: nn.Module, few: Data, short: Outcome, long: Outcome) -> Check:
+    """More steps must not find much more, and must raise the loss at all."""
+    with guarded(model):
+        clean = margin(logits_of(model, few.pixels()), few.labels)
+    held = long.right & ~long.broken
+    stuck = float((long.margin <= clean)[held].float().mean()) if held.any() else 0.0
+    weak = short.robust.value - long.robust.value > 0.02
+    words = (
+        f"On {len(few)} images {_percent(short.robust.value)} hold against {SHORT!r} and "
+        f"{_percent(long.robust.value)} against {LONG!r}."
+    )
+    if stuck > 0.01:
+        words += f" On {_percent(stuck)} of the images that hold 60 steps did not raise the loss at all."
+    return _check(
+        "more steps",
+        "fail" if stuck > 0.01 else "warn" if weak else "ok",
+        f"{_percent(short.robust.value)} / {_percent(long.robust.value)}",
+        words,
+        "Look at the gradient checks, and use an attack that needs no gradients."
+        if stuck > 0.01
+        else "Attack with more steps, or with loss='margin'.",
+    )
+
+
+def _unbounded(outcome: Outcome) -> Check:
+    """Without a limit every attack must reach 0 % (Athalye et al. 2018, section 3.1)."""
+    held = outcome.robust.value
+    return _check(
+        "unlimited eps",
+        "fail" if held > 0.01 else "ok",
+        _percent(held),
+        f"With any image allowed {_percent(held)} of the images still hold: the gradients mislead the attack."
+        if held > 0.01
+        else "With any image allowed the attack breaks every image, as it must.",
+        "The model masks its gradients: attack it without them, or through a smooth stand-in.",
+    )
+
+
+def _noise(missed: int, n: int) -> Check:
+    return _check(
+        "random noise",
+        "fail" if missed else "ok",
+        f"{missed} of {n}",
+        f"Random noise breaks {missed} of {n} images that the attack left: its gradients mislead it."
+        if missed
+        else "Random noise breaks no image that the attack left.",
+        "Use an attack that needs no gradients beside it.",
+    )
+
+
+def _label_leak(model: nn.Module, few: Data, attack: Attack, threat: Ball) -> Check:
+    """Accuracy on FGSM images above the natural one (Kurakin et al. 2017, arXiv:1611.01236, section 4.3)."""
+    one_step = attack if isinstance(attack, FGSM) else FGSM()
+    natural, attacked = accuracy(model, few), adversarial_accuracy(model, few, one_step, threat)
+    test = mcnemar(attacked, natural)
+    leaks = test.only_first > test.only_second and test.p < 0.01
+    shares = _percent(attacked.float().mean()), _percent(natural.float().mean())
+    return _check(
+        "label leaking",
+        "fail" if leaks else "ok",
+        f"{shares[0]} / {shares[1]}",
+        f"Accuracy is {shares[0]} on {one_step!r} images, wrong originals attacked too, {shares[1]} on the originals"
+        + (f" (p = {test.p:.1g}): the attack's pattern tells the model the label." if leaks else "."),
+        "Train and judge with attacks that do not take a single step from the true label.",
+    )
+
+
+def _check(name: str, verdict: Verdict, value: str, words: str, remedy: str) -> Check:
+    return Check(name, verdict, value, words, remedy if verdict in ("warn", "fail") else "")
+
+
+def _percent(share: float | torch.Tensor) -> str:
+    return f"{100 * float(share):.1f} %"

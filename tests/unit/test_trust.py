@@ -1,0 +1,384 @@
+"""Each trust check: quiet on an honest model, loud on the one model that it is there for."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steelman import trust
+from steelman.attacks.fgsm import FGSM
+from steelman.attacks.noise import Noise
+from steelman.attacks.pgd import PGD
+from steelman.data import Data
+from steelman.evaluate import strike
+from steelman.page import Check, Trust
+from steelman.threats import L2, Linf
+from steelman.trust import examine, probe, read
+
+N, SIDE = 90, 5
+PIXELS = SIDE * SIDE
+CLASSES = ("a", "b", "c")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_data(n: int = N, noise: float = 45, black: int = 0) -> Data:
+    """Three grey patterns with noise; `black` columns are 0 everywhere."""
+    generator = seeded(1)
+    patterns = torch.randint(60, 196, (3, 1, SIDE, SIDE), generator=generator).float()
+    labels = torch.arange(n) % 3
+    images = patterns[labels] + noise * torch.randn((n, 1, SIDE, SIDE), generator=generator)
+    images = images.round().clamp(0, 255).to(torch.uint8)
+    images[..., :black] = 0
+    return Data(images, labels, CLASSES)
+
+
+def fit(data: Data, hidden: int = 16, steps: int = 40) -> nn.Sequential:
+    """A plain two-layer net, trained for a moment."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, hidden), nn.Softplus(), nn.Linear(hidden, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(data.pixels()), data.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+class Wrapped(nn.Module):
+    """A model with something before or behind it."""
+
+    def __init__(self, model: nn.Module, before: object = None, after: object = None) -> None:
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x if self.before is None else self.before(x))
+        return logits if self.after is None else self.after(logits)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def honest(data: Data) -> nn.Sequential:
+    return fit(data)
+
+
+def checks(model: nn.Module, data: Data, attack: object = None, threat: object = None) -> dict[str, Check]:
+    outcome = strike(model, data, attack or PGD(steps=20), threat or Linf(0.12), generator=seeded())
+    return {check.name: check for check in examine(model, data, outcome).checks}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Probes of fewer steps, where the model is too plain or too broken for the number to matter."""
+    monkeypatch.setattr(trust, "SHORT", PGD(steps=10))
+    monkeypatch.setattr(trust, "LONG", PGD(steps=25, loss="margin"))
+
+
+EVERY = [
+    "gradient NaN", "gradient zero", "softmax saturated", "pixels moved", "8-bit survival", "eps and range", "logits",
+    "deterministic", "FGSM against PGD", "more steps", "unlimited eps", "random noise", "label leaking",
+]  # fmt: skip
+
+
+# ---- an honest model
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=20), FGSM()], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(0.12), L2(0.5)], ids=repr)
+def test_every_check_is_ok_on_an_honest_model(honest, data, attack, threat):
+    found = checks(honest, data, attack, threat)
+    assert list(found) == EVERY
+    assert {name: check.verdict for name, check in found.items()} == dict.fromkeys(EVERY, "ok")
+    assert all(check.words and not check.remedy for check in found.values())
+
+
+def test_an_honest_model_is_not_just_untouched(honest, data):
+    outcome = strike(honest, data, PGD(steps=20), Linf(0.12), generator=seeded())
+    assert outcome.natural.value > 0.95
+    assert 0.1 < outcome.robust.value < 0.95
+
+
+def test_a_panel_names_what_was_measured_and_its_worst_verdict(honest, data):
+    outcome = strike(honest, data, PGD(steps=20), Linf(0.12), generator=seeded())
+    panel = examine(honest, data, outcome)
+    assert panel.subject == "PGD(steps=20) within Linf(0.12)"
+    assert panel.verdict == "ok"
+    assert examine(honest, data, outcome, subject="mine").subject == "mine"
+    worst = Trust(
+        "", (*panel.checks, Check("x", "warn", "", ""), Check("y", "fail", "", ""), Check("z", "info", "", ""))
+    )
+    assert worst.verdict == "fail"
+
+
+def test_probes_disturb_neither_model_nor_global_generator(honest, data):
+    model = fit(data, steps=5).train()
+    outcome = strike(model, data, FGSM(), Linf(0.06))
+    before = [parameter.clone() for parameter in model.parameters()]
+    state = torch.random.get_rng_state()
+    assert examine(model, data, outcome) == examine(model, data, outcome)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+QUICK = pytest.mark.usefixtures("short")
+
+
+# ---- models that hide from gradients
+
+
+@QUICK
+def test_a_quantised_input_has_no_gradient(honest, data):
+    found = checks(Wrapped(honest, before=lambda x: (x * 15).round() / 15), data)
+    assert found["gradient zero"].verdict == "fail"
+    assert found["gradient zero"].value.startswith("100.0 % of images")
+    assert "never had a usable gradient" in found["gradient zero"].words
+    assert found["gradient zero"].remedy
+    assert found["unlimited eps"].verdict == "fail"
+    assert found["more steps"].verdict == "fail"
+    still = checks(Wrapped(honest, before=lambda x: (x * 15).round() / 15), data, FGSM())
+    assert still["pixels moved"].verdict == "fail"
+    assert "never changed" in still["pixels moved"].words
+
+
+@QUICK
+def test_some_images_without_a_gradient_are_a_warning(honest, data):
+    def partly(x: Tensor) -> Tensor:
+        chosen = (x[:, 0, 0, 0] * 255).round() == (data.pixels()[4, 0, 0, 0] * 255).round()
+        return torch.where(chosen.view(-1, 1, 1, 1), x.detach(), x)
+
+    found = checks(Wrapped(honest, before=partly), data, FGSM())
+    assert found["gradient zero"].verdict == "warn"
+
+
+@QUICK
+def test_a_saturated_softmax_has_no_cross_entropy_gradient(honest, data):
+    found = checks(Wrapped(honest, after=lambda logits: 1e4 * logits), data, FGSM())
+    assert found["softmax saturated"].verdict == "warn"
+    assert "exactly 1.0 in float32" in found["softmax saturated"].words
+    assert "margin" in found["softmax saturated"].remedy
+    assert found["gradient zero"].verdict == "fail"
+    margin = checks(Wrapped(honest, after=lambda logits: 1e4 * logits), data, FGSM(loss="margin"))
+    assert margin["gradient zero"].verdict == "ok"  # the remedy works
+
+
+@QUICK
+def test_a_square_root_at_zero_has_nan_gradients():
+    """The sign of NaN is 0: images that are not attacked at all are reported as robust."""
+    data = make_data(black=2)
+
+    def energy(x: Tensor) -> Tensor:  # a complex cell: the root of a sum of squares
+        return (x**2 + torch.roll(x, 1, dims=2) ** 2).sqrt()
+
+    found = checks(Wrapped(fit(make_data(black=2)), before=energy), data, FGSM())
+    assert found["gradient NaN"].verdict == "fail"
+    assert found["gradient NaN"].value == "40.0 % of entries, 100.0 % of images"
+    assert "not attacked at all" in found["gradient NaN"].words
+    everywhere = checks(Wrapped(fit(data), before=lambda x: x + 0 * (x - x.detach()).sqrt()), data, FGSM())
+    assert everywhere["gradient NaN"].value == "100.0 % of entries, 100.0 % of images"
+    assert everywhere["gradient zero"].verdict == "fail"
+    assert everywhere["pixels moved"].verdict == "fail"
+
+
+@QUICK
+def test_a_shelter_from_gradients_is_found_by_noise_and_by_an_unlimited_radius(data, honest):
+    """The gradient points the wrong way, so that random images do better than the attack."""
+    found = checks(Wrapped(honest, before=lambda x: 2 * x.detach() - x), data, PGD(steps=20), L2(0.9))
+    assert found["unlimited eps"].verdict == "fail"
+    assert found["random noise"].verdict == "fail"
+    assert found["random noise"].remedy
+    assert found["more steps"].verdict == "fail"
+
+
+# ---- models that are something else than they look
+
+
+@QUICK
+def test_probabilities_are_not_logits(honest, data):
+    """Softmax outputs taken for logits."""
+    found = checks(Wrapped(honest, after=lambda logits: logits.softmax(1)), data)
+    assert found["logits"].verdict == "fail"
+    assert found["logits"].value == "probabilities"
+    assert "softmax" in found["logits"].remedy
+    assert checks(Wrapped(honest, after=lambda logits: logits.log_softmax(1)), data)["logits"].verdict == "ok"
+
+
+@QUICK
+def test_a_random_model_is_named(honest, data):
+    generator = seeded(3)
+    noisy = Wrapped(honest, after=lambda z: z + 0.1 * torch.randn(z.shape, generator=generator))
+    assert checks(noisy, data)["deterministic"].verdict == "warn"
+    assert "expectation over transformation" in checks(noisy, data)["deterministic"].remedy
+
+
+class Leaking(nn.Module):
+    """Guesses on clean images; after one signed step it reads the label off the step's pattern.
+
+    Two classes. The step from the true label is the sign of w1 - w0 or its opposite; what lies between whole levels
+    is that step alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(PIXELS, 2)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.randn(2, PIXELS, generator=seeded(5)))
+            self.linear.bias.copy_(-self.linear.weight.sum(1) / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        step = (flat * 255 - (flat * 255).round()).detach()
+        weight = self.linear.weight.detach()
+        seen = step @ (weight[1] - weight[0]).sign()
+        return self.linear(flat) + 100 * torch.stack((seen, -seen), 1)
+
+
+@QUICK
+def test_a_model_that_reads_the_label_off_the_attack_is_named():
+    generator = seeded(6)
+    images = torch.randint(60, 196, (200, 1, SIDE, SIDE), generator=generator).to(torch.uint8)
+    data = Data(images, torch.randint(2, (200,), generator=generator), ("a", "b"))
+    found = checks(Leaking(), data, FGSM(), Linf(0.3 / 255))
+    leak = found["label leaking"]
+    assert leak.verdict == "fail"
+    assert leak.value.startswith("100.0 % / ")
+    assert "tells the model the label" in leak.words
+    assert leak.remedy
+    plain = nn.Sequential(nn.Flatten(), Leaking().linear)
+    assert checks(plain, data, FGSM(), Linf(0.3 / 255))["label leaking"].verdict == "ok"
+
+
+class OneStep(nn.Module):
+    """Wrong only on the way: right at every image and a full step away from it, wrong between.
+
+    What a net looks like after fine-tuning on FGSM images alone. The image is dark or light; the step goes to grey.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1)
+        rise = torch.where(mean < 0.5, 1 - ((mean - 0.27) / 0.03) ** 2, 1 - ((mean - 0.73) / 0.03) ** 2)
+        away = torch.stack((torch.zeros_like(rise), rise), 1)
+        return torch.where(mean[:, None] < 0.5, away, away.flip(1))
+
+
+@QUICK
+def test_a_model_that_learned_the_one_step_is_named():
+    """Catastrophic overfitting that nobody notices: 100 % under FGSM, 0 % under PGD."""
+    levels = torch.tensor([51, 204], dtype=torch.uint8).repeat(30)
+    data = Data(
+        levels.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).clone(), torch.tensor([0, 1]).repeat(30), ("dark", "light")
+    )
+    outcome = strike(OneStep(), data, FGSM(), Linf(0.2))
+    assert outcome.robust.value == 1
+    for attack, verdict in ((FGSM(), "fail"), (PGD(steps=20), "warn")):
+        check = checks(OneStep(), data, attack, Linf(0.2))["FGSM against PGD"]
+        assert check.verdict == verdict
+        assert check.value == "100.0 % / 0.0 %"
+        assert "One step is too weak" in check.words
+        assert "more than one step" in check.remedy
+
+
+# ---- what an outcome tells by itself
+
+
+@QUICK
+def test_too_few_steps_are_named(honest, data, monkeypatch):
+    """The short probe is made too short to converge."""
+    monkeypatch.setattr(trust, "SHORT", PGD(steps=1, step_size=0.01, random_start=False))
+    check = checks(honest, data)["more steps"]
+    assert check.verdict == "warn"
+    assert "more steps" in check.remedy
+
+
+@QUICK
+def test_what_8_bits_undo_is_named(data):
+    class Fraction(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rise = (x * 255 - (x * 255).detach().round()).flatten(1).mean(1) - 0.1
+            return torch.stack((torch.zeros_like(rise), rise), 1)
+
+    dark = Data(data.images, torch.zeros(N, dtype=torch.int64), CLASSES[:2])
+    outcome = strike(Fraction(), dark, FGSM(), Linf(0.3 / 255))
+    check = {check.name: check for check in read(outcome)}["8-bit survival"]
+    assert check.verdict == "warn"
+    assert check.value == "0.0 %"
+    assert "safetensors" in check.remedy
+
+
+@QUICK
+def test_without_a_broken_image_there_is_none_to_store(honest, data):
+    outcome = strike(honest, data, FGSM(), Linf(0.0))
+    found = {check.name: check for check in read(outcome)}
+    assert found["8-bit survival"].verdict == "info"
+    assert "pixels moved" not in found  # nothing may move at a radius of 0
+    names = [check.name for check in probe(honest, data, outcome, generator=seeded())]
+    assert names == ["logits", "deterministic"]
+
+
+@pytest.mark.parametrize(
+    ("threat", "verdict", "words"),
+    [
+        (Linf(0.3), "ok", "within the pixel range"),
+        (Linf(0.5), "warn", "turn every image grey"),
+        (Linf(1.0), "warn", "turn every image grey"),
+        (Linf(8.0), "fail", "beyond the pixel range.*Was eps meant for 0 to 255"),
+        (L2(2.4), "ok", "within the pixel range"),
+        (L2(2.5), "warn", "turn every image grey"),
+        (L2(5.1), "fail", "beyond the pixel range"),
+        (L2(math.inf), "ok", "within"),
+        (Linf(0.3, clip=False), "warn", r"within the pixel range\. Pixels may leave \[0, 1\]"),
+    ],
+)
+def test_a_radius_is_compared_with_the_pixel_range(honest, data, threat, verdict, words):
+    outcome = strike(honest, data, FGSM(), threat)
+    check = {check.name: check for check in read(outcome)}["eps and range"]
+    assert check.verdict == verdict
+    assert check.value == repr(threat)
+    assert re.search(words, check.words)
+
+
+@QUICK
+def test_train_mode_and_rejected_candidates_are_told(data, monkeypatch):
+    def stray(self: FGSM, problem: object) -> None:
+        problem.value(problem.x + 0.5, "margin")
+        problem.value(problem.x, "margin")
+
+    monkeypatch.setattr(FGSM, "search", stray)
+    model = fit(data, steps=5).train()
+    found = {check.name: check for check in read(strike(model, data, FGSM(), Linf(0.1)))}
+    assert found["train mode"].verdict == "info"
+    assert "eval mode" in found["train mode"].words
+    assert found["candidates allowed"].value == "50.0 %"
+
+
+@QUICK
+def test_an_attack_without_gradients_has_no_gradient_checks(honest, data):
+    names = [check.name for check in read(strike(honest, data, Noise(2), Linf(0.1)))]
+    assert names == ["pixels moved", "8-bit survival", "eps and range"]
+
+
+@QUICK
+def test_a_model_that_gets_nothing_right_is_not_probed(honest, data):
+    wrong = Data(data.images, (data.labels + 1) % 3, CLASSES)
+    outcome = strike(honest, wrong, FGSM(), Linf(0.1))
+    names = [check.name for check in examine(honest, wrong, outcome).checks]
+    assert not outcome.right.any()
+    assert names == ["8-bit survival", "eps and range", "logits", "deterministic"]
+
+
+@QUICK
+def test_an_unlimited_radius_can_be_the_question_itself(honest, data):
+    found = checks(honest, data, PGD(steps=20), L2(math.inf))
+    assert found["unlimited eps"].verdict == "ok"
+    assert found["unlimited eps"].value == "0.0 %"
