@@ -1,0 +1,41 @@
+"""`steelman evaluate`: classifiers under one attack on the same images."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from steelman.cli.options import JsonOption, Subject, ThreatOption
+from steelman.cli.output import say, say_json, say_table
+
+
+def evaluate(
+    *runs: Annotated[str, Parameter(help="Run directories, or the text of an evaluation's spec.txt.")],
+    threat: ThreatOption = None,
+    attack: Annotated[str, Parameter(help="Such as PGD(steps=100).")] = "PGD()",
+    out: Annotated[Path | None, Parameter(help="A directory for results, page and outcome of every image.")] = None,
+    subject: Subject = Subject(),  # noqa: B008 (frozen)
+    as_json: JsonOption = False,
+) -> None:
+    """Measure classifiers under one attack on the same images, and compare them.
+
+    Every share has its number of images and its 95 % interval; several models are compared with the first, image by
+    image (McNemar's exact test).
+    """
+    from steelman.cli import inputs, results
+    from steelman.spec import parse
+
+    if len(runs) == 1 and runs[0].lstrip().lower().startswith("measurement("):
+        asked = parse(runs[0], "measurement")
+    else:
+        asked = inputs.measurement(runs, attack, threat, subject)
+    facts = results.measured(asked, subject)[1] if out is None else results.kept(asked, subject, out)
+    if as_json:
+        say_json(results.flat(facts))
+    elif len(facts["models"]) == 1:
+        say(*results.lines(facts))
+    else:
+        say(*results.head(facts))
+        say_table(*results.table(facts))
+    if out is not None and not as_json:
+        say(str(out))

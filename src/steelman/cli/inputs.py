@@ -1,0 +1,186 @@
+"""From the words of a command line to values: data sources, devices, trainings, measurements."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steelman.cli.options import Subject
+from steelman.cli.output import warn
+from steelman.data import Source
+from steelman.data._files import data_root
+from steelman.data.arrays import Arrays
+from steelman.data.folder import Folder
+from steelman.defences.adversarial import Adversarial
+from steelman.errors import RunError, SpecError, UsageError
+from steelman.measurement import Measurement
+from steelman.recipe import default_recipe
+from steelman.runs import Run
+from steelman.spec import catalogue, parse
+from steelman.studies import Study
+from steelman.threats import Ball, Threat
+from steelman.train import Training, load_run
+
+_ARRAYS = (".npz", ".safetensors")
+_ALWAYS_WITHIN = 1.0  # an eps up to this is within the pixel range of any image and norm
+
+
+def source(text: str, root: Path | None = None, *, shape: tuple[int, int, int] | None = None) -> Source:
+    """The data that a name, a spec or a path means; pictures in a folder are read in the model's shape if given.
+
+    Raises:
+        SpecError: no such data set.
+    """
+    path = Path(text).expanduser()
+    known = {name.lower() for name in catalogue("data")}
+    written_as_path = os.sep in text.partition("(")[0] or path.suffix.lower() in (*_ARRAYS, ".zip")
+    if text.lower() in known or not (written_as_path or path.exists() or (data_root(root) / path).exists()):
+        try:
+            return parse(text, "data")
+        except SpecError as error:
+            raise SpecError(
+                f"{error} Or give the path of a folder or .zip of pictures, .npz or .safetensors."
+            ) from None
+    place = str(path.resolve()) if path.exists() else text  # a run says where its data are, from any directory
+    if path.suffix.lower() in _ARRAYS:
+        return Arrays(place)
+    folder = Folder(place)
+    if shape is not None and shape[1] == shape[2]:
+        folder = dataclasses.replace(folder, channels=shape[0], size=shape[1])
+    return folder
+
+
+def skipping(source: Source) -> Source:
+    """The same source, corrupt pictures left out.
+
+    Raises:
+        UsageError: there is nothing to leave out.
+    """
+    if not isinstance(source, Folder):
+        raise UsageError(f"--skip-bad was given for {source!r}. It leaves out pictures of a folder or .zip only.")
+    return dataclasses.replace(source, skip_bad=True)
+
+
+def device(text: str) -> str:
+    """The device, seen to be there.
+
+    Raises:
+        UsageError: there is no such device here (says which there are).
+    """
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    possible = ["cpu", *(["cuda"] if cuda else []), *cuda]
+    if text not in possible:
+        raise UsageError(f"there is no device {text!r} here. Possible: {', '.join(possible)}.")
+    return text
+
+
+def measurement(
+    runs: tuple[str, ...], attack: str, threat: str | None, subject: Subject, target: int | None = None
+) -> Measurement:
+    """What the options of `attack` and `evaluate` ask for."""
+    if threat is None:
+        raise UsageError(f"no threat was given. Say what an attacker may do with --threat, such as {_threats()}.")
+    runs = tuple(str(Path(run).expanduser().resolve()) for run in runs)
+    data = None
+    if subject.data is not None:
+        shape = load_run(Path(runs[0])).shape if runs else None
+        data = source(subject.data, subject.data_root, shape=shape)
+    elif subject.skip_bad and runs:
+        data = load_run(Path(runs[0])).training.data
+    if subject.skip_bad and data is not None:
+        data = skipping(data)
+    return Measurement(
+        attack=parse(attack, "attack"),
+        threat=parse(threat, "threat"),
+        runs=runs,
+        model=subject.model,
+        weights=None if subject.weights is None else str(subject.weights.expanduser().resolve()),
+        data=data,
+        split=subject.split,
+        num=subject.num,
+        seed=subject.seed,
+        target=target,
+    )
+
+
+def _threats() -> str:
+    return " or ".join(f"{name}(0.3)" for name in catalogue("threat"))
+
+
+def training(
+    model: str, data: Source | None, start: Path | None, seed: int | None, changes: Mapping[str, Any], *, skip_bad: bool
+) -> Training:
+    """What the options of `train` ask for: an architecture or a whole Training(...), with what was given changed.
+
+    Args:
+        model: the text.
+        data: None for the training's own, else digits.
+        start: the run whose weights are trained on.
+        seed: None for the training's own, else 0.
+        changes: fields of the recipe, None where not given; under "recipe" a whole one to start from.
+        skip_bad: leave out corrupt pictures.
+    """
+    if model.strip().lower().startswith("training("):
+        whole: Training = parse(model, "training")
+    else:
+        whole = Training(parse(model, "architecture"), source("digits"))
+    own_start = None if start is None else str(Run.existing(start.expanduser().resolve()).path)
+    given = {"data": data, "start": own_start, "seed": seed, "recipe": changes["recipe"]}
+    whole = dataclasses.replace(whole, **_given(given))
+    if skip_bad:
+        whole = dataclasses.replace(whole, data=skipping(whole.data))
+    if fields := _given({name: value for name, value in changes.items() if name != "recipe"}):
+        recipe = whole.recipe or default_recipe(whole.architecture)
+        whole = dataclasses.replace(whole, recipe=dataclasses.replace(recipe, **fields))
+    return whole
+
+
+def study(text: str, changes: Mapping[str, Any], *, skip_bad: bool) -> Study:
+    """The study that a name or spec means, with the fields changed that are not None."""
+    asked: Study = dataclasses.replace(parse(text, "study"), **_given(changes))
+    return dataclasses.replace(asked, data=skipping(asked.data)) if skip_bad else asked
+
+
+def stem(path: Path) -> Path:
+    """Where an outcome is saved, without its ending; the directory is made and seen to be writable.
+
+    Raises:
+        RunError: it is not.
+    """
+    plain = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    try:
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=plain.parent):
+            return plain
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {plain.parent} ({error.strerror}). Give --save a path in a directory that you may write."
+        ) from None
+
+
+def warn_of_training(training: Training, root: Path | None) -> None:
+    """A line on stderr when training allows its attacker every image."""
+    objective = (training.recipe or default_recipe(training.architecture)).objective
+    if not isinstance(objective, Adversarial) or not isinstance(objective.threat, Ball):
+        return
+    if objective.threat.eps > _ALWAYS_WITHIN:  # rare: it costs reading the data twice
+        warn_of_threat(objective.threat, training.data.splits(root).train.shape)
+
+
+def warn_of_threat(threat: Threat, shape: tuple[int, int, int]) -> None:
+    """A line on stderr when eps is finite and beyond the pixel range: it is likely meant for 0 to 255."""
+    assert isinstance(threat, Ball)
+    largest = threat.largest(shape)
+    if largest < threat.eps < float("inf"):
+        warn(
+            f"eps {threat.eps:g} is beyond the pixel range: pixels are in [0, 1], and {largest:.4g} already allows "
+            f"every image. For levels of 0 to 255 write {type(threat).__name__}({threat.eps:g}/255)."
+        )
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,39 @@
+"""Options that several verbs share, with the same words everywhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+DataOption = Annotated[
+    str | None,
+    Parameter(name="--data", help="A data set's name, or a folder, .zip, .npz or .safetensors."),
+]
+RootOption = Annotated[
+    Path | None, Parameter(name="--data-root", help="Where data lie; else $STEELMAN_DATA, or the cache.")
+]
+SkipOption = Annotated[
+    bool, Parameter(name="--skip-bad", negative="", show_default=False, help="Leave corrupt pictures out, and count.")
+]
+DeviceOption = Annotated[str, Parameter(name="--device", help="cpu or cuda.")]
+JsonOption = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
+]
+ThreatOption = Annotated[str | None, Parameter(name="--threat", help="What an attacker may do, such as Linf(0.3).")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Subject:
+    """Which model besides runs, on which images, on what machine."""
+
+    model: Annotated[str | None, Parameter(help="An architecture, or package.module:factory, instead of a run.")] = None
+    weights: Annotated[Path | None, Parameter(help="Its weights: .safetensors, .pt or .pth.")] = None
+    data: DataOption = None
+    data_root: RootOption = None
+    split: Annotated[Literal["test", "val", "train"], Parameter(help="Which images.")] = "test"
+    num: Annotated[int | None, Parameter(help="Only the first so many images.")] = None
+    skip_bad: SkipOption = False
+    seed: Annotated[int, Parameter(help="Of the attack's random choices.")] = 0
+    device: DeviceOption = "cpu"

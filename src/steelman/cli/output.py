@@ -1,0 +1,55 @@
+"""What is printed: plain lines without control characters, one JSON object, tables that fit where they are read."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def say(*lines: str) -> None:
+    """Lines on stdout."""
+    sys.stdout.write("".join(f"{clean(line)}\n" for line in lines))
+
+
+def complain(words: str) -> None:
+    """One line on stderr, whatever line breaks the words hold."""
+    sys.stderr.write(f"steelman: {clean(' '.join(words.split()))}\n")
+    sys.stderr.flush()
+
+
+def warn(words: str) -> None:
+    """One line on stderr about something that is allowed and likely a mistake."""
+    complain(f"warning: {words}")
+
+
+def say_json(value: Any) -> None:
+    """One JSON value on stdout, strict: numbers that are not finite are null."""
+    from steelman.runs import json_text  # imports torch
+
+    sys.stdout.write(json_text(value, indent=1) + "\n")
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout: drawn and wrapped on a terminal, else plain columns two spaces apart, one line a row."""
+    if not sys.stdout.isatty():
+        say(*plain_table(columns, rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    Console().print(table)
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, columns padded to their widest cell."""
+    cells = [list(columns), *([clean(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def clean(text: str) -> str:
+    """The text with every control character (from a file's name, say) written as an escape."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,0 +1,137 @@
+"""Small report pages of a training and of an evaluation, from what their runs hold."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from steelman.measurement import Measured, Prepared
+from steelman.page import Bars, Lines, Page, Panel, Samples, Section, Series, Table, Trust
+from steelman.runs import Run
+from steelman.stats import Share
+
+SHEET = 8  # images on a sheet
+
+
+def keep(run: Run, page: Page) -> None:
+    """Write a page into its run."""
+    run.write_json("page", dataclasses.asdict(page))
+
+
+def keep_training_page(run: Run) -> dict[str, Any]:
+    """What came out of a finished training, as plain data; its page is written where it is missing."""
+    history, natural, about = (run.read_json(name) for name in ("history", "natural", "model"))
+    facts = {
+        "run": str(run.path),
+        "spec": run.spec_text,
+        "natural": natural,
+        "epochs": len(history["rows"]) - 1,
+        "best_epoch": history["best_epoch"],
+        "stopped_early": history["stopped_early"],
+        "weights_epoch": int(run.read_metadata("weights.safetensors")["epoch"]),
+        "notes": about.get("notes", []),
+    }
+    if not run.has("results/page.json"):
+        keep(run, training_page(facts, history["rows"], about))
+    return facts
+
+
+def training_lines(facts: dict[str, Any]) -> list[str]:
+    """What `train` prints; the run directory is the last line."""
+    return [
+        f"natural  {Share(**facts['natural'])}   on test images, with the weights of epoch {facts['weights_epoch']} of "
+        f"{facts['epochs']}",
+        *(f"note     {note}" for note in facts["notes"]),
+        facts["run"],
+    ]
+
+
+def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict[str, Any]) -> Page:
+    """The course of a training and its natural accuracy."""
+    epochs = tuple(row["epoch"] for row in rows)
+    accuracy = Series("val", "natural", epochs, tuple(row["val_accuracy"] for row in rows))
+    loss = Series("train", "other", epochs, tuple(row["train_loss"] for row in rows))
+    columns = ("weights of epoch", "natural accuracy on test", "best on val")
+    table = Table(
+        "What the run keeps", columns, ((facts["weights_epoch"], facts["natural"], f"epoch {facts['best_epoch']}"),)
+    )
+    curves = (
+        Lines("val-accuracy", "Accuracy on val", "epoch", "accuracy", (Panel("", (accuracy,)),)),
+        Lines("train-loss", "Training loss", "epoch", "loss", (Panel("", (loss,)),), percent=False),
+    )
+    early = ("It stopped early: val accuracy rose no more.",) if facts["stopped_early"] else ()
+    return Page(
+        title=f"Training of {about['architecture']}",
+        question="How did the training go, and how good is the network on images it has not seen?",
+        headline=f"{Share(**facts['natural'])} of the test images are classified correctly.",
+        findings=(*early, *facts["notes"]),
+        sections=(Section("Result", (), (table,)), Section("Course", (), curves)),
+        rerun=shlex.join(["steelman", "train", facts["spec"]]),
+        facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
+    )
+
+
+def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str) -> Page:
+    """Shares of every model, and what can be trusted of them."""
+    names = tuple(model["model"] for model in facts["models"])
+    columns = ("model", "natural", "robust", "p against the first", "trust")
+    rows = tuple(
+        (model["model"], model["natural"], model["robust"], model.get("paired", {}).get("p"), model["verdict"])
+        for model in facts["models"]
+    )
+    role = {"PGD": "pgd", "FGSM": "fgsm"}.get(facts["attack"].partition("(")[0], "other")
+    bars = Bars(
+        "shares",
+        f"Natural accuracy, and accuracy under {facts['attack']} within {facts['threat']}",
+        "accuracy",
+        tuple(_bars(key, label, names, facts["models"]) for key, label in (("natural", "natural"), ("robust", role))),
+    )
+    return Page(
+        title=f"Evaluation within {facts['threat']}",
+        question=f"How many images are still classified correctly under {facts['attack']} within {facts['threat']}?",
+        headline="; ".join(f"{model['model']}: {Share(**model['robust'])}" for model in facts["models"]),
+        findings=tuple(facts["notes"]),
+        sections=(
+            Section("Result", (), (Table("Shares with their 95 % intervals", columns, rows), bars)),
+            Section("Can these numbers be trusted?", (), tuple(panels)),
+        ),
+        rerun=command,
+        facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
+    )
+
+
+def keep_sheet(run: Run, index: int, prepared: Prepared, one: Measured) -> Samples | None:
+    """A sheet of the first broken images, written into the run; None when none was broken."""
+    outcome, data = one.outcome, prepared.data
+    rows = outcome.broken.nonzero().squeeze(1)[:SHEET]
+    if len(rows) == 0:
+        return None
+    file = f"examples/sheet-{index}.safetensors"
+    run.write_tensors(file, {"x": data.pixels(rows), "x_adv": outcome.x_adv[rows]})
+
+    def named(labels: Any) -> tuple[str, ...]:
+        return tuple(data.classes[int(label)] for label in labels[rows])
+
+    return Samples(
+        f"sheet-{index}",
+        f"{one.name}: the first images that were broken",
+        file,
+        named(outcome.y),
+        named(outcome.before),
+        tuple(outcome.before_confidence[rows].tolist()),
+        named(outcome.after),
+        tuple(outcome.after_confidence[rows].tolist()),
+    )
+
+
+def with_sheets(page: Page, sheets: Sequence[Samples]) -> Page:
+    """The page with a section of images, where there are any."""
+    if not sheets:
+        return page
+    return dataclasses.replace(page, sections=(*page.sections, Section("Images", (), tuple(sheets))))
+
+
+def _bars(key: str, role: Any, names: tuple[str, ...], models: list[dict[str, Any]]) -> Series:
+    shares = [model[key] for model in models]
+    values = {part: tuple(share[part] for share in shares) for part in ("value", "low", "high")}
+    return Series(key, role, names, values["value"], values["low"], values["high"])

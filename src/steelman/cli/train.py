@@ -1,0 +1,69 @@
+"""`steelman train`: an architecture, or a whole Training(...), becomes a run directory."""
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption
+from steelman.cli.output import say, say_json
+from steelman.schedules import Schedule
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Changes:
+    """Fields of the recipe; what is not given stays as the architecture has it."""
+
+    recipe: Annotated[str | None, Parameter(help="A whole Recipe(...) instead of the architecture's own.")] = None
+    objective: Annotated[str | None, Parameter(help="Such as Adversarial(PGD(steps=10), Linf(0.3)).")] = None
+    epochs: Annotated[int | None, Parameter(help="Passes over the training images.")] = None
+    lr: Annotated[float | None, Parameter(help="The highest learning rate.")] = None
+    batch_size: Annotated[int | None, Parameter(help="Images a step.")] = None
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"] | None, Parameter(help="Of the weights.")] = None
+    schedule: Annotated[Schedule | None, Parameter(help="Of the learning rate.")] = None
+    patience: Annotated[int | None, Parameter(help="Stop after so many epochs without a better one on val.")] = None
+
+
+def train(
+    model: Annotated[str, Parameter(help="An architecture, or the text of a run's spec.txt.")],
+    /,
+    *,
+    changes: Changes = Changes(),  # noqa: B008 (frozen)
+    data: DataOption = None,
+    data_root: RootOption = None,
+    skip_bad: SkipOption = False,
+    seed: Annotated[int | None, Parameter(help="Of weights and order; 0 without it.")] = None,
+    start: Annotated[Path | None, Parameter(help="A run whose weights are trained on.")] = None,
+    out: Annotated[Path | None, Parameter(help="The run directory; else runs/<name>-<hash>.")] = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a classifier and keep it in a run directory.
+
+    The architecture brings its own recipe. A run that is finished is not trained again, one that was stopped goes on.
+    """
+    from steelman.cli import inputs, pages
+    from steelman.cli.bar import reporting
+    from steelman.spec import parse
+    from steelman.train import train as train_run
+
+    given = {
+        **asdict(changes),
+        "recipe": None if changes.recipe is None else parse(changes.recipe, "recipe"),
+        "objective": None if changes.objective is None else parse(changes.objective, "objective"),
+    }
+    source = None if data is None else inputs.source(data, data_root)
+    training = inputs.training(model, source, start, seed, given, skip_bad=skip_bad)
+    place = inputs.device(device)
+    inputs.warn_of_training(training, data_root)
+    command = ["steelman", "train", repr(training), *(["--out", str(out)] if out else [])]
+    with reporting() as progress:
+        run = train_run(training, out, data_root, progress, device=place, command=shlex.join(command))
+    facts = pages.keep_training_page(run)
+    if as_json:
+        say_json(facts)
+    else:
+        say(*pages.training_lines(facts))

@@ -1,0 +1,282 @@
+"""A measurement as a value: which models, on which images, under which attack; and what came out, model by model."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from steelman.attacks import Attack
+from steelman.data import Data, Source
+from steelman.errors import DataError, PixelError, UsageError, WeightsError
+from steelman.evaluate import Outcome, strike
+from steelman.loading import load
+from steelman.models.factory import check_fit
+from steelman.page import Trust
+from steelman.progress import Progress, silent
+from steelman.spec import Spec
+from steelman.stats import mcnemar
+from steelman.threats import Ball, Threat
+from steelman.train import Trained, load_run
+from steelman.trust import examine
+
+
+@dataclass(frozen=True, repr=False)
+class Measurement(Spec):
+    """One attack within one threat on the same images for every model.
+
+    Fields:
+        runs: directories of trainings.
+        model: an architecture or `package.module:factory`, beside them.
+        weights: the file with that model's weights.
+        data: None for the data that the runs were trained on.
+        num: the first so many images of the split; None for all.
+        target: the class that the attack aims at; its own images are left out.
+
+    Raises:
+        UsageError: no model, a threat in which an attack cannot search, a number out of its range, weights for nothing.
+    """
+
+    attack: Attack
+    threat: Threat
+    runs: tuple[str, ...] = ()
+    model: str | None = None
+    weights: str | None = None
+    data: Source | None = None
+    split: Literal["test", "val", "train"] = "test"
+    num: int | None = None
+    seed: int = 0
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.runs and self.model is None:
+            raise UsageError(
+                "no model was given. Give run directories such as runs/cnn, or --model with an architecture or "
+                "package.module:factory and its --weights."
+            )
+        if self.weights is not None and self.model is None:
+            raise UsageError(f"weights {self.weights} were given without a model. Say which with --model.")
+        if not isinstance(self.threat, Ball):
+            raise UsageError(f"the threat is {self.threat!r}. Expected a ball such as Linf(0.3) or L2(1.5).")
+        if self.num is not None and self.num < 1:
+            raise UsageError(f"num is {self.num}. Expected 1 image or more.")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model under measurement and what it is called."""
+
+    name: str
+    model: nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything that a measurement needs, read and known to fit together."""
+
+    measurement: Measurement
+    source: Source
+    data: Data
+    subjects: tuple[Subject, ...]
+    notes: tuple[str, ...]  # what a reader must know about the images
+
+    @property
+    def digest(self) -> str:
+        """Identity of the images and all weights."""
+        digest = hashlib.sha256(self.data.digest.encode())
+        for subject in self.subjects:
+            for name, value in subject.model.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What came out for one model."""
+
+    name: str
+    outcome: Outcome
+    trust: Trust
+
+
+def prepare(
+    measurement: Measurement, root: Path | None = None, progress: Progress = silent, *, device: str = "cpu"
+) -> Prepared:
+    """Read the models and the images, and see that they fit together.
+
+    Raises:
+        UsageError: no data, runs with different data, a class too many, a target that is no class.
+        RunError, DataError, WeightsError, PixelError: what cannot be read, or does not fit.
+    """
+    trained = [load_run(Path(run)) for run in measurement.runs]
+    source = measurement.data or _common_source(measurement.runs, trained)
+    data = getattr(source.splits(root, progress), measurement.split)
+    notes = data.notes
+    if trained:
+        data, more = matched(data, trained[0].classes)
+        notes += more
+    data = data.first(measurement.num)
+    if measurement.target is not None:
+        data, more = _without_target(data, measurement.target)
+        notes += more
+    named = list(zip(_short(measurement.runs), trained, strict=True))
+    subjects = [Subject(name, one.model) for name, one in named]
+    for name, one in named:
+        _check(name, one, data)
+    if measurement.model is not None:
+        subjects.append(Subject(_name(measurement), _given(measurement, data)))
+        check_fit(subjects[-1].model, data.shape, len(data.classes))
+    for subject in subjects:
+        subject.model.to(device)
+    return Prepared(measurement, source, data.to(device), tuple(subjects), notes)
+
+
+def measure(prepared: Prepared, progress: Progress = silent) -> list[Measured]:
+    """Strike every model, and ask of every number whether it can be trusted."""
+    spec, data, found = prepared.measurement, prepared.data, list[Measured]()
+    assert isinstance(spec.threat, Ball)
+    target = None if spec.target is None else torch.full_like(data.labels, spec.target)
+    for subject in prepared.subjects:
+        words = f"{spec.attack!r} on {subject.name}"
+        progress(0, len(data), words)
+        generator = torch.Generator(device=data.images.device).manual_seed(spec.seed)
+        outcome = strike(
+            subject.model,
+            data,
+            spec.attack,
+            spec.threat,
+            target=target,
+            generator=generator,
+            progress=_saying(progress, words),
+        )
+        progress(0, 1, f"checking what can be trusted of {subject.name}")
+        trust = examine(subject.model, data, outcome, subject=f"{words} within {spec.threat!r}")
+        found.append(Measured(subject.name, outcome, trust))
+        progress(1, 1, f"checking what can be trusted of {subject.name}")
+    return found
+
+
+def record(prepared: Prepared, found: Sequence[Measured]) -> dict[str, Any]:
+    """All shares and verdicts as plain data; every model but the first with a paired test against the first."""
+    spec, data = prepared.measurement, prepared.data
+    held = [one.outcome.right & ~one.outcome.broken for one in found]
+    models: list[dict[str, Any]] = []
+    for index, one in enumerate(found):
+        row = one.outcome.to_json()
+        row = {"model": one.name, **{k: v for k, v in row.items() if k not in ("attack", "threat")}}
+        row |= {"verdict": one.trust.verdict, "trust": [asdict(check) for check in one.trust.checks]}
+        if index:
+            row["paired"] = asdict(mcnemar(held[0], held[index]))
+        models.append(row)
+    return {
+        "attack": repr(spec.attack),
+        "threat": repr(spec.threat),
+        "target": spec.target,
+        "data": repr(prepared.source),
+        "split": spec.split,
+        "n": len(data),
+        "notes": list(prepared.notes),
+        "models": models,
+    }
+
+
+def matched(data: Data, classes: tuple[str, ...]) -> tuple[Data, tuple[str, ...]]:
+    """The data with labels as the model numbers them: by name where the model knows every name, else by position.
+
+    Raises:
+        DataError: more classes than the model knows.
+    """
+    if data.classes == classes:
+        return data, ()
+    if set(data.classes) <= set(classes):
+        numbers = torch.tensor([classes.index(name) for name in data.classes], device=data.labels.device)
+        return replace(data, labels=numbers[data.labels], classes=classes), ()
+    if len(data.classes) > len(classes):
+        raise DataError(
+            f"{data.name} has {len(data.classes)} classes ({_few(data.classes)}), the model knows {len(classes)} "
+            f"({_few(classes)}). Choose data of the classes that it was trained on."
+        )
+    note = f"classes are matched by position: {_few(data.classes)} in the data, {_few(classes)} in the model"
+    return replace(data, classes=classes), (note,)
+
+
+def _common_source(runs: Sequence[str], trained: Sequence[Trained]) -> Source:
+    sources = {repr(one.training.data): one.training.data for one in trained}
+    if not sources:
+        raise UsageError("no data were given. Say which with --data, such as digits, mnist or path/to/folder.")
+    if len(sources) > 1:
+        raise UsageError(
+            f"the runs {', '.join(runs)} were trained on different data ({', '.join(sources)}). "
+            "Say with --data on which to compare them."
+        )
+    return next(iter(sources.values()))
+
+
+def _given(measurement: Measurement, data: Data) -> nn.Module:
+    assert measurement.model is not None
+    if measurement.weights is None and ":" not in measurement.model.split("(")[0]:
+        raise WeightsError(
+            f"{measurement.model} was given without weights, and an untrained network says nothing. Give the file "
+            f"with --weights, or train it first: steelman train {measurement.model}."
+        )
+    return load(measurement.model, measurement.weights, shape=data.shape, classes=len(data.classes))
+
+
+def _short(runs: Sequence[str]) -> list[str]:
+    """The last part of every path where that tells them apart."""
+    names = [Path(run).name for run in runs]
+    return names if len(set(names)) == len(names) else list(runs)
+
+
+def _saying(progress: Progress, instead: str) -> Progress:
+    """The same progress under other words."""
+
+    def say(done: int, total: int, words: str) -> None:  # noqa: ARG001
+        progress(done, total, instead)
+
+    return say
+
+
+def _name(measurement: Measurement) -> str:
+    assert measurement.model is not None
+    return (
+        measurement.model if measurement.weights is None else f"{measurement.model} of {Path(measurement.weights).name}"
+    )
+
+
+def _check(name: str, trained: Trained, data: Data) -> None:
+    try:
+        check_fit(trained.model, data.shape, len(data.classes))
+    except UsageError as error:
+        if trained.shape == data.shape:
+            raise type(error)(f"{name}: {error}") from None
+        raise PixelError(
+            f"{data.name} has images of {_size(data.shape)}, {name} was trained on {_size(trained.shape)} "
+            "(channels x height x width). Convert the images or choose another model."
+        ) from None
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return "x".join(str(length) for length in shape)
+
+
+def _without_target(data: Data, target: int) -> tuple[Data, tuple[str, ...]]:
+    if not 0 <= target < len(data.classes):
+        raise UsageError(
+            f"target is {target}. Expected a class from 0 to {len(data.classes) - 1} ({_few(data.classes)})."
+        )
+    others: Tensor = (data.labels != target).nonzero().squeeze(1)
+    if len(others) == 0:
+        raise UsageError(f"all {len(data)} images are of the target class {target}. Choose another, or more images.")
+    return data.take(others), (f"left out {len(data) - len(others)} images of the target class itself",)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

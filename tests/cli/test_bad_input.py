@@ -1,0 +1,341 @@
+"""Whatever is wrong is said in one line, with exit code 2 and nothing lost."""
+
+import pickle
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from steelman import fitting
+from steelman.attacks.pgd import PGD
+from steelman.errors import UsageError
+from steelman.measurement import Measurement
+from steelman.runs import Run
+from steelman.threats import Threat
+from steelman.train import load_run
+
+LINF = ("--threat", "Linf(0.1)")
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def pictures(path, num=6, size=8):
+    for name in ("cat", "dog"):
+        (path / name).mkdir(parents=True)
+        for index in range(num):
+            Image.new("L", (size, size), 20 * index).save(path / name / f"{index}.png")
+    return path
+
+
+def images(num=30, shape=(8, 8)):
+    return np.zeros((num, *shape), "uint8"), np.arange(num) % 3
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "CNM"), r"unknown architecture 'CNM'. Did you mean CNN? Possible: AlexNet28"),
+        (("train", "CNN(size=3)"), "unknown field of CNN 'size'. Possible: dropout, protection."),
+        (("train", "CNN("), "cannot read 'CNN(' as a spec"),
+        (("train", "CNN", "--data", "mnits"), "unknown data 'mnits'. Did you mean MNIST? Possible: Arrays, CIFAR10"),
+        (("train", "CNN", "--data", "mnits"), "Or give the path of a folder or .zip"),
+        (("train", "CNN", "--data", "nowhere/photos"), "nowhere/photos does not exist"),
+        (("train", "CNN", "--objective", "Advers"), "unknown objective 'Advers'"),
+        (("train", "CNN", "--recipe", "Recipe(speed=3)"), "unknown field of Recipe 'speed'"),
+        (("train", "CNN", "--schedule", "steep"), 'Invalid value "steep" for --schedule. Choose from: "constant"'),
+        (("train", "CNN", "--lr", "-1"), "lr is -1.0. Expected a positive number"),
+        (("train", "CNN", "--lr", "fast"), 'Invalid value for --lr: unable to convert "fast" into float'),
+        (("train", "CNN", "--seed", "-1"), "seed is -1. Expected 0 or more."),
+        (("train", "CNN", "--device", "tpu"), "there is no device 'tpu' here. Possible: cpu"),
+        (("train", "CNN", "--skip-bad"), "--skip-bad was given for Digits(). It leaves out pictures of a folder"),
+        (("train", "CNN", "--start", "nowhere"), "is no directory. Expected a run directory"),
+        (("train", "CNN", "--epoch", "3"), "Unknown option: --epoch. Did you mean --epochs? Possible: --batch-size"),
+        (("train",), "requires an argument. See steelman train --help."),
+        (("trian", "CNN"), 'Unknown command "trian". Did you mean "train"?'),
+        (("evaluate", *LINF), "no model was given. Give run directories such as runs/cnn, or --model"),
+        (("evaluate", "runs/nowhere", *LINF), "is no directory. Expected a run directory"),
+        (("evaluate", "--model", "CNN", *LINF), "no data were given. Say which with --data"),
+        (("evaluate", "--model", "CNN", "--data", "digits", *LINF), "CNN was given without weights"),
+        (("evaluate", "--model", "CNN", "--data", "digits", "--weights", "no.pt", *LINF), "no.pt does not exist"),
+        (("evaluate", "--model", "no_such_module:net", "--data", "digits", *LINF), "no module 'no_such_module'"),
+        (("evaluate", "--model", "math:pi", "--data", "digits", *LINF), "math:pi is a float"),
+        (("study", "finetun"), "unknown study 'finetun'"),
+        (("study", "finetune", "--scale", "huge"), 'Invalid value "huge" for --scale. Choose from: "smoke"'),
+        (("report", "nowhere"), "nowhere is no directory"),
+        (("list", "nets"), 'Invalid value "nets" for WHAT. Choose from: "attacks"'),
+    ],
+)
+def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEELMAN_DATA", str(tmp_path))
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("PDG()", *LINF), "unknown attack 'PDG'. Did you mean PGD? Possible: FGSM, Noise, PGD, Strongest"),
+        (("PGD(stps=3)", *LINF), "unknown field of PGD 'stps'. Did you mean steps? Possible: loss"),
+        (("PGD(steps=0)", *LINF), "expected at least one step"),
+        (("PGD()", "--threat", "Lin(0.1)"), "unknown threat 'Lin'. Did you mean Linf? Possible: L2, Linf"),
+        (("PGD()", "--threat", "Linf"), "Linf needs eps"),
+        (("PGD()", "--threat", "Linf(-0.1)"), "Linf: eps is -0.1. Expected a radius >= 0"),
+        (("PGD()", "--threat", "Linf(nan)"), "Linf: eps is nan. Expected a radius >= 0"),
+        (("PGD()",), "no threat was given. Say what an attacker may do with --threat, such as L2(0.3) or Linf(0.3)"),
+        (("PGD()", *LINF, "--num", "0"), "num is 0. Expected 1 image or more."),
+        (("PGD()", *LINF, "--num", "many"), 'Invalid value for --num: unable to convert "many" into int'),
+        (("PGD()", *LINF, "--seed", "-1"), "seed is -1. Expected 0 or more."),
+        (("PGD()", *LINF, "--target", "3"), "target is 3. Expected a class from 0 to 2 (0, 1, 2)."),
+        (("PGD()", *LINF, "--weights", "w.pt"), "w.pt were given without a model. Say which with --model."),
+        (("PGD()", *LINF, "--model", "CNN"), "two models were given"),
+        (("PGD()", *LINF, "--skip-bad"), "--skip-bad was given for Arrays("),
+        (("PGD()", *LINF, "more"), "Unused Tokens: ['more']"),
+    ],
+)
+def test_what_an_attack_cannot_use_is_said(refused, runs, words, said):
+    assert said in refused("attack", runs / "plain", *words)
+
+
+def test_a_target_that_every_image_has_is_refused(refused, runs):
+    label = load_file(runs / "plain/examples/natural.safetensors")["label"][0].item()
+    said = refused("attack", runs / "plain", *LINF, "--num", "1", "--target", label)
+    assert f"all 1 images are of the target class {label}. Choose another, or more images." in said
+
+
+# data
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": np.full((30, 8, 8), 2.0)}, "pixels run from 2 to 2. Expected [0, 1]. These look like levels"),
+        ({"images": np.full((30, 8, 8), -1.0)}, "These look normalised"),
+        ({"images": np.full((30, 8, 8), np.nan)}, "30 images hold NaN or infinite pixels, the first is number 0"),
+        ({"images": np.zeros((30, 8, 8), "int32")}, "images are torch.int32. Expected uint8, or float in [0, 1]"),
+        ({"images": np.zeros((30, 5, 8, 8), "uint8")}, "has no axis of 1 or 3 channels"),
+        ({"images": np.zeros((30, 3, 8, 8), "uint8")}, "has images of 3x8x8, plain was trained on 1x8x8"),
+        ({"images": np.zeros((30, 9, 9), "uint8")}, "has images of 1x9x9, plain was trained on 1x8x8"),
+        ({"images": np.zeros((0, 8, 8), "uint8"), "labels": np.zeros(0, "int64")}, "images are empty"),
+        ({"labels": np.arange(30) % 3 - 1}, "labels run from -1 to 1. Expected 0 to the number of classes - 1"),
+        ({"labels": np.arange(30) % 5}, "has 5 classes (0, 1, 2, 3, 4), the model knows 3 (0, 1, 2)"),
+        ({"labels": np.zeros(30)}, "labels are torch.float64. Expected whole numbers"),
+        ({"labels": np.zeros(29, "int64")}, "labels have shape (29,) for 30 images"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(refused, runs, tmp_path, change, said):
+    x, y = images()
+    path = save(tmp_path / "mine.npz", **{"images": x, "labels": y, **change})
+    assert said in refused("evaluate", runs / "plain", *LINF, "--data", path)
+
+
+def test_unreadable_files_are_refused(refused, runs, arrays, tmp_path):
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(arrays.read_bytes()[:500])
+    assert "cut.npz cannot be read" in refused("evaluate", runs / "plain", *LINF, "--data", cut)
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(b"PK\x03\x04 and no more")
+    assert "cut.zip" in refused("evaluate", runs / "plain", *LINF, "--data", cut)
+    text = tmp_path / "notes.txt"
+    text.write_text("no pictures")
+    assert "notes.txt" in refused("evaluate", runs / "plain", *LINF, "--data", text)
+
+
+def test_a_wrong_checksum_is_said(refused, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"not it")
+    assert "has the wrong checksum" in refused("train", "CNN", "--data", "mnist", "--data-root", tmp_path)
+
+
+def test_folders_without_classes_are_refused(refused, tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "flat" / "0.png")
+    assert "Expected at least two: <class>/<picture>" in refused("train", "CNN", "--data", tmp_path / "flat")
+    (tmp_path / "empty").mkdir()
+    assert "holds no pictures" in refused("train", "CNN", "--data", tmp_path / "empty")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_corrupt_pictures_are_named_or_counted(call, refused, tmp_path, packed):
+    path = pictures(tmp_path / "photos", 10)
+    (path / "dog" / "3.png").write_bytes((path / "dog" / "3.png").read_bytes()[:40])
+    if packed:
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+            for picture in sorted(path.rglob("*.png")):
+                file.write(picture, picture.relative_to(path))
+        path = tmp_path / "photos.zip"
+    words = ("train", "Linear1(width=4)", "--data", path, "--epochs", "1", "--batch-size", "4", "--out", tmp_path / "r")
+    said = refused(*words)
+    assert "dog/3.png is corrupt" in said
+    assert "--skip-bad" in said
+    code, out, err = call(*words, "--skip-bad")
+    assert (code, err) == (0, "")
+    assert "note     left out 1 corrupt: dog/3.png" in out
+    code, out, err = call("attack", tmp_path / "r", "FGSM()", *LINF)  # the run knows how its data are read
+    assert (code, err) == (0, "")
+    assert "left out 1 corrupt: dog/3.png" in out
+    code, out, err = call("attack", tmp_path / "r", "FGSM()", *LINF, "--skip-bad")
+    assert (code, err) == (0, "")
+
+
+def test_runs_with_other_data_are_not_compared(refused, runs, arrays, tmp_path, call):
+    twin = shutil.copy(arrays, tmp_path / "twin.npz")
+    assert call("train", "Linear1(width=4)", "--data", twin, "--epochs", "1", "--out", tmp_path / "r")[0] == 0
+    said = refused("evaluate", runs / "plain", tmp_path / "r", *LINF)
+    assert "were trained on different data" in said
+    assert "--data" in said
+
+
+def test_a_run_with_other_classes_is_named(refused, runs, tmp_path, call):
+    x, _ = images(60)
+    five = save(tmp_path / "five.npz", images=x, labels=np.arange(60) % 5)
+    assert call("train", "Linear1(width=4)", "--data", five, "--epochs", "1", "--out", tmp_path / "five")[0] == 0
+    arrays = load_run(runs / "plain").training.data.path
+    said = refused("evaluate", runs / "plain", tmp_path / "five", *LINF, "--data", arrays)
+    assert "five: the model gives (1, 5) for one image, the data have 3 classes" in said
+
+
+def test_a_threat_without_a_radius_is_refused():
+    with pytest.raises(UsageError, match=r"the threat is Threat\(\)\. Expected a ball such as Linf\(0\.3\)"):
+        Measurement(PGD(), Threat(), runs=("x",))
+
+
+# weights
+
+
+def test_weights_that_do_not_fit_are_refused(refused, runs, arrays, tmp_path):
+    weights = load_file(runs / "plain/weights.safetensors")
+    name, value = next(iter(weights.items()))
+    save_file({**weights, name: torch.zeros(3, 3), "strange": value}, tmp_path / "w.safetensors")
+    words = (
+        "evaluate",
+        "--model",
+        "Linear1(width=16)",
+        "--data",
+        arrays,
+        *LINF,
+        "--weights",
+        tmp_path / "w.safetensors",
+    )
+    said = refused(*words)
+    assert "unexpected: strange" in said
+    assert f"of other shape: {name} (3, 3)" in said
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def test_pickles_with_code_are_refused(refused, arrays, tmp_path):
+    for name, write in (
+        ("torch.pt", torch.save),
+        ("plain.pt", lambda value, path: path.write_bytes(pickle.dumps(value))),
+    ):
+        write({"state_dict": Code()}, tmp_path / name)
+        words = ("--model", "Linear1", "--data", arrays, *LINF, "--weights", tmp_path / name)
+        assert f"{name} holds code or objects beside tensors" in refused("evaluate", *words)
+
+
+# eps
+
+
+def test_an_eps_beyond_the_pixel_range_is_warned_of(call, runs, arrays):
+    code, out, err = call("attack", runs / "plain", "FGSM()", "--threat", "Linf(8)", "--num", "5")
+    assert code == 0
+    assert "robust" in out
+    assert err.startswith("steelman: warning: eps 8 is beyond the pixel range")
+    assert "Linf(8/255)" in err
+    assert err.count("\n") == 1
+    code, out, err = call("attack", runs / "plain", "FGSM()", "--threat", "L2(8.1)", "--num", "5")
+    assert "8 already allows every image" in err  # the square root of 64 pixels
+    assert call("attack", runs / "plain", "FGSM()", "--threat", "L2(inf)", "--num", "5")[2] == ""
+
+
+def test_training_within_too_large_an_eps_is_warned_of(call, arrays, tmp_path):
+    words = ("train", "Linear1(width=4)", "--data", arrays, "--epochs", "1")
+    code, _, err = call(*words, "--objective", "Adversarial(FGSM(), L2(10))", "--out", tmp_path / "a")
+    assert code == 0
+    assert err.startswith("steelman: warning: eps 10 is beyond the pixel range")
+    assert call(*words, "--objective", "Adversarial(FGSM(), L2(1))", "--out", tmp_path / "b")[2] == ""
+
+
+# run directories
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fails the test when anything is computed."""
+    monkeypatch.setattr("steelman.train.fit", lambda *_, **__: pytest.fail("it was computed"))
+    monkeypatch.setattr("steelman.measurement.strike", lambda *_, **__: pytest.fail("it was computed"))
+
+
+def test_no_disk_space_is_said_before_computing(refused, runs, arrays, tmp_path, monkeypatch, no_training):
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr("steelman.runs.shutil.disk_usage", lambda _: usage(2**30, 2**30 - 2**20, 2**20))
+    assert "only 1 MB are free" in refused("train", "CNN", "--data", "digits", "--out", tmp_path / "r")
+    assert "only 1 MB are free" in refused("evaluate", runs / "plain", *LINF, "--out", tmp_path / "e")
+
+
+def test_unwritable_directories_are_said_before_computing(refused, runs, arrays, tmp_path, no_training):
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "r"
+    assert f"cannot write to the run directory {inside}" in refused("train", "CNN", "--data", "digits", "--out", inside)
+    assert "cannot write to the run directory" in refused("evaluate", runs / "plain", *LINF, "--out", inside)
+    assert "cannot write to" in refused("attack", runs / "plain", "FGSM()", *LINF, "--save", inside / "set")
+
+
+def test_directories_of_something_else_are_refused(refused, runs, arrays, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    assert "is not empty and holds no run" in refused("train", "CNN", "--data", "digits", "--out", tmp_path)
+    assert "holds another run" in refused("train", "MLP", "--data", arrays, "--out", runs / "plain")
+    assert "is no run" in refused("evaluate", tmp_path, *LINF)
+
+
+def test_two_processes_on_one_directory(refused, arrays, tmp_path):
+    with Run.open(tmp_path / "r", "Training(...)"):
+        said = refused("train", "Linear1(width=4)", "--data", arrays, "--out", tmp_path / "r")
+    assert "is in use by another process" in said
+
+
+def test_an_interrupted_training_says_how_to_go_on_and_does(call, arrays, tmp_path, monkeypatch):
+    words = ("train", "Linear1(width=4)", "--data", arrays, "--epochs", "3", "--out")
+    assert call(*words, tmp_path / "whole")[0] == 0
+    step, steps = fitting._Loop._step, []
+
+    def stop(loop, *arguments):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(loop, *arguments)
+
+    monkeypatch.setattr(fitting._Loop, "_step", stop)
+    code, out, err = call(*words, tmp_path / "stopped")
+    assert (code, out) == (130, "")
+    assert "Run the same command again to go on" in err
+    assert err.count("\n") == 1
+    assert "holds no results/page.json" in call("report", tmp_path / "stopped")[2]
+    assert call(*words, tmp_path / "stopped")[0] == 0
+    whole, resumed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_stopped_evaluation_says_so(call, runs, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steelman.measurement.strike", stop)
+    code, out, err = call("attack", runs / "plain", "FGSM()", *LINF)
+    assert (code, out) == (130, "")
+    assert err == "steelman: stopped by Ctrl-C. Run the same command again.\n"
