@@ -305,12 +305,12 @@ def test_an_image_fares_alike_alone_in_a_batch_and_in_any_order(attack, threat):
     together = attack.run(model, x, y, threat)
     assert together.success.any()
     assert not together.success.all()
-    alone = [attack.run(model, x[i : i + 1], y[i : i + 1], threat) for i in range(N)]
+    alone = [attack.run(model, x[i : i + 1], y[i : i + 1], threat) for i in range(5)]
     order = torch.randperm(N, generator=seeded(1))
     mixed = attack.run(model, x[order], y[order], threat)
     for name in ("x_adv", "success", "score", "forwards", "backwards", "distance"):
         expected = getattr(together, name)
-        assert_same(torch.cat([getattr(one, name) for one in alone]), expected)
+        assert_same(torch.cat([getattr(one, name) for one in alone]), expected[:5])
         assert_same(getattr(mixed, name), expected[order])
 
 
@@ -340,9 +340,9 @@ def assert_same(first: Tensor, second: Tensor) -> None:
 def test_the_same_seed_gives_the_same_bits(attack, threat):
     model = net()
     x, y = task(model)
-    first, again = (attack(model, x, y, threat, generator=seeded(5)) for _ in range(2))
+    first, again, default = (attack(model, x, y, threat, generator=g) for g in (seeded(0), seeded(0), None))
     assert torch.equal(first, again)
-    assert torch.equal(attack(model, x, y, threat), attack(model, x, y, threat))  # without a generator: seed 0
+    assert torch.equal(first, default)  # without a generator: seed 0
 
 
 @pytest.mark.parametrize("attack", [Noise(), PGD(steps=2), FGSM(random_start=True)], ids=repr)
@@ -472,8 +472,7 @@ def test_an_image_that_is_wrong_at_the_start_costs_one_look(attack):
     assert (attack.run(model, x, y, Linf(0.1)).forwards == 1).all()
 
 
-@pytest.mark.parametrize("steps", [1, 7, 40])
-@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize(("steps", "restarts"), [(1, 3), (7, 1), (30, 2)])
 def test_pgd_takes_as_many_steps_as_it_was_asked_for(steps, restarts):
     """Fewer steps done than asked for."""
     model = net()
@@ -488,7 +487,7 @@ def test_pgd_takes_as_many_steps_as_it_was_asked_for(steps, restarts):
 
 
 @NORM
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_more_members_are_never_weaker(threat, seed):
     model = net(seed=seed)
     x, y = task(model, n=20, wrong=0)
