@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/steelman study finetune --data digits --preset corrected --scale smoke --out out/finetune
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 check: .venv/ready
 	$(BIN)/ruff check .

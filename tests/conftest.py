@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many workers as cores: more threads would stand in each other's way
 
 from jaxtyping import install_import_hook
 

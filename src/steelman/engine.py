@@ -147,7 +147,9 @@ class _StemConvolution(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
         (weight,) = ctx.saved_tensors
         images, channels, height, width = ctx.shape
         filters, rows, columns = grad.shape[1:]

@@ -11,10 +11,32 @@ from typing import Protocol, runtime_checkable
 class Progress(Protocol):
     """Told after each piece of work: how much is done of how much, and what is being done."""
 
-    def __call__(self, done: int, total: int, words: str) -> None:
+    def __call__(self, done: int, total: int, words: str, /) -> None:
         """Report `done` of `total` pieces and what they are."""
         ...
 
 
 def silent(done: int, total: int, words: str) -> None:
     """Says nothing: the default."""
+
+
+class Stages:
+    """Progress of work in stages: each gets its share of one whole, which never goes back."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total = progress, total
+        self.begun = self.told = 0
+
+    def stage(self, words: str, weight: int = 1) -> Progress:
+        """The progress of the next stage, which is `weight` of the `total` pieces; what comes before it is done."""
+        base = self.begun
+        self.begun += weight
+
+        def report(done: int, total: int, inner: str) -> None:
+            self.told = max(self.told, base * _FINE + weight * _FINE * done // max(total, 1))
+            self.progress(self.told, self.total * _FINE, f"{words}: {inner}")
+
+        return report
+
+
+_FINE = 1000  # steps a piece

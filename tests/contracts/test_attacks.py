@@ -170,6 +170,8 @@ def test_a_target_is_reached_or_not(attack, closest):
     with torch.no_grad():
         guess = model(found.x_adv).argmax(1)
     assert torch.equal(found.success, guess == target)
+    called = attack(model, x, y, Linf(0.3), target=target, closest=closest, generator=seeded())
+    assert torch.equal(called, found.x_adv)
     aimed = attack(model, x, y, Linf(0.3), target=y, closest=closest, generator=seeded())
     assert torch.equal(aimed, x)  # the target already
 
@@ -560,14 +562,16 @@ def test_pgd_is_repeated_steps_and_projections(threat, size):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_steps_are_never_longer_than_the_radius():
-    """Madry's 2.5 / steps of the radius leaves the ball in one step for fewer than three."""
+@pytest.mark.parametrize("steps", [1, 2])
+def test_steps_are_never_longer_than_the_radius(steps):
+    """Madry's 2.5 / steps of the radius is more than all of it for fewer than three."""
     model = net()
     x, y = task(model, wrong=0)
-    assert torch.equal(
-        PGD(steps=1, random_start=False).perturb(model, x, y, Linf(0.1)),
-        PGD(steps=1, step_size=1.0, random_start=False).perturb(model, x, y, Linf(0.1)),
-    )
+    expected = Linf(0.1).sample(x, seeded(7))
+    for _ in range(steps):
+        expected = (expected + 0.1 * gradient(model, expected, y).sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+    found = PGD(steps=steps).perturb(model, x, y, Linf(0.1), generator=seeded(7))
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_random_start_is_where_the_step_leaves_from():

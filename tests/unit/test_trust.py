@@ -123,6 +123,14 @@ def test_a_panel_names_what_was_measured_and_its_worst_verdict(honest, data):
 
 
 @pytest.mark.usefixtures("short")
+def test_probes_look_at_the_first_images_only(honest, data):
+    outcome = strike(honest, data, FGSM(), Linf(0.12))
+    found = {check.name: check for check in examine(honest, data, outcome, sample=10).checks}
+    assert found["FGSM against PGD"].words.startswith("On 10 images")
+    assert found["random noise"].value == "0 of 10"
+
+
+@pytest.mark.usefixtures("short")
 def test_probes_disturb_neither_model_nor_global_generator(honest, data):
     model = fit(data, steps=5).train()
     outcome = strike(model, data, FGSM(), Linf(0.06))

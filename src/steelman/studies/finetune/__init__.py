@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from steelman.attacks import Attack
+from steelman.attacks.pgd import PGD
 from steelman.data import Splits
 from steelman.models import Architecture
-from steelman.progress import Progress, silent
+from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
 from steelman.studies import Study
 from steelman.studies.finetune.measure import EachEpoch, measured
@@ -85,14 +86,11 @@ class Finetune(Study):
     ) -> None:
         plan = self.plan()
         splits = self.data.splits(root, progress)
+        networks = [(architecture, seed) for architecture in plan.models for seed in plan.seeds]
+        stages = Stages(progress, len(networks) * (2 + sum(1 + _weight(attack) for attack in plan.against)))
         with Run.open(out, repr(self), splits.digest, command=command) as run:
             if not run.finished:
-                found = [
-                    arm
-                    for architecture in plan.models
-                    for seed in plan.seeds
-                    for arm in _one(self, plan, run, splits, architecture, seed, root, progress)
-                ]
+                found = [arm for one in networks for arm in _one(self, plan, run, splits, *one, root, stages)]
                 write_page(self, plan, run, found, splits, command)
                 run.finish()
 
@@ -105,26 +103,31 @@ def _one(
     architecture: Architecture,
     seed: int,
     root: Path | None,
-    progress: Progress,
+    stages: Stages,
 ) -> list[Arm]:
     """Train one network, fine-tune it in every arm, and measure; parts that are on disk are not computed again."""
     name, first = type(architecture).__name__, seed == plan.seeds[0]
-    test = splits.test.first(plan.scale.num_test)
+    words, test = f"{name}, seed {seed}", splits.test.first(plan.scale.num_test)
     base = run.path / "parts" / f"{name}-{seed}-base"
-    recipe = plan.train_recipe(architecture)
-    training = Training(architecture, study.data, recipe, seed, num=plan.scale.num_train)
-    train(training, base, root, progress)
-    before = measured(run, plan, base, test, f"{name}-{seed}-before", curve=first, progress=progress)
+    training = Training(architecture, study.data, plan.train_recipe(architecture), seed=seed, num=plan.scale.num_train)
+    train(training, base, root, stages.stage(words))
+    stage = stages.stage(f"{words}, before fine-tuning")
+    before = measured(run, plan, base, test, f"{name}-{seed}-before", curve=first, progress=stage)
     found: list[Arm] = []
     for attack in plan.against:
-        arm = f"{name}-{seed}-{type(attack).__name__}"
-        recipe = plan.finetune_recipe(attack)
-        tuning = replace(training, recipe=recipe, start=f"../{base.name}")
+        arm, on = f"{name}-{seed}-{type(attack).__name__}", f"{words}, {type(attack).__name__} images"
+        tuning = replace(training, recipe=plan.finetune_recipe(attack), start=f"../{base.name}")
         part = run.path / "parts" / arm
-        tuned = train(tuning, part, root, progress, on_epoch=EachEpoch(plan, test))
-        after = measured(run, plan, part, test, f"{arm}-after", curve=first, progress=progress)
+        tuned = train(tuning, part, root, stages.stage(on, _weight(attack)), on_epoch=EachEpoch(plan, test))
+        stage = stages.stage(f"{on}, after")
+        after = measured(run, plan, part, test, f"{arm}-after", curve=first, progress=stage)
         found.append(Arm(name, seed, attack, tuple(tuned.read_json("history")["rows"]), before, after))
     return found
+
+
+def _weight(attack: Attack) -> int:
+    """How many times as long as training fine-tuning against an attack takes, roughly."""
+    return 6 if isinstance(attack, PGD) else 2
 
 
 def _changed(scale: Scale, **changes: int | None) -> Scale:

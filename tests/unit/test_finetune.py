@@ -1,0 +1,194 @@
+"""The study `finetune`: what it plans, what it leaves on disk, and what it says."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from steelman.attacks.fgsm import FGSM
+from steelman.attacks.pgd import PGD
+from steelman.data.digits import Digits
+from steelman.data.mnist import MNIST
+from steelman.errors import UsageError
+from steelman.evaluate import accuracy, adversarial_accuracy
+from steelman.models.linear import Linear1
+from steelman.page import Lines, Page, Samples, Table, Trust
+from steelman.report import write_report
+from steelman.runs import Run
+from steelman.spec import parse
+from steelman.studies.finetune import Finetune
+from steelman.studies.finetune.pages import Arm, _findings, _verdict
+from steelman.studies.finetune.plan import PUBLISHED
+from steelman.train import load_run
+
+TINY = Finetune(models=(Linear1(width=32),), epochs=2, finetune_epochs=2, seeds=2, eps_list=(0.1,))
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results" / "epochs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "finetune"
+    TINY.run(out)
+    return out
+
+
+def _share(value: float, n: int = 1000) -> dict:
+    return {"value": value, "low": max(0.0, value - 0.03), "high": min(1.0, value + 0.03), "n": n}
+
+
+def _arm(attack, natural: float, fgsm: float, pgd: float, images: float | None = None, p: float = 1e-9) -> Arm:
+    after = {"natural": _share(natural), "fgsm": _share(fgsm), "pgd": _share(pgd)}
+    after |= {"fgsm_images": _share(fgsm if images is None else images), "p": {"natural": p, "pgd": p, "leak": p}}
+    return Arm("ConvNet", 0, attack, ({}, {}), after, after)
+
+
+class TestPlan:
+    def test_published_is_the_originals_protocol(self) -> None:
+        plan = Finetune(data=MNIST(), preset="published", scale="full").plan()
+        assert plan.threat.eps == 0.35
+        assert not plan.threat.clip  # images may leave [0, 1]
+        assert plan.against == (FGSM(),)
+        assert plan.mix == 1
+        trained, tuned = (plan.train_recipe(plan.models[0]), plan.finetune_recipe(FGSM()))
+        assert (trained.lr, trained.epochs, trained.batch_size) == (1e-3, 10, 64)
+        assert (tuned.lr, tuned.epochs, tuned.batch_size) == (1e-4, 29, 64)
+        assert trained.eval_mode
+        assert tuned.eval_mode
+        assert tuned.fresh_optimizer
+        assert {type(model).__name__ for model in plan.models} == set(PUBLISHED)
+
+    def test_corrected_clips_and_adds_a_remedy(self) -> None:
+        plan = Finetune().plan()
+        assert plan.threat.clip
+        assert plan.threat.eps == Digits.usual_eps
+        assert any(isinstance(attack, PGD) for attack in plan.against)
+        assert not plan.finetune_recipe(FGSM()).eval_mode
+
+    def test_fields_overrule_the_preset(self) -> None:
+        plan = Finetune(preset="published", eps=0.1, mix=0.5, clip=True, seed=3, seeds=2, lr=1e-2).plan()
+        assert (plan.threat.eps, plan.mix, plan.threat.clip, plan.seeds, plan.lr) == (0.1, 0.5, True, (3, 4), 1e-2)
+
+    @pytest.mark.parametrize(
+        ("fields", "words"),
+        [
+            ({"eps_list": ()}, "eps_list is empty"),
+            ({"mix": 1.5}, "mix is 1.5"),
+            ({"seeds": 0}, "seeds is 0"),
+        ],
+    )
+    def test_a_study_that_cannot_be_done_is_refused(self, fields: dict, words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            Finetune(**fields)
+
+    def test_its_repr_is_its_name(self) -> None:
+        assert parse(repr(TINY), "study") == TINY
+        assert parse("finetune", "study") == Finetune()
+
+
+class TestOnDisk:
+    def test_every_network_arm_and_epoch_is_in_the_table(self, done: Path) -> None:
+        rows = _rows(done)
+        assert len(rows) == 2 * 2 * 3  # seeds, arms, epochs 0 to 2
+        assert {(row["seed"], row["against"], row["epoch"]) for row in rows} == {
+            (seed, against, epoch) for seed in "01" for against in ("FGSM", "PGD") for epoch in "012"
+        }
+        for row in rows:
+            assert float(row["natural_low"]) <= float(row["natural_value"]) <= float(row["natural_high"])
+            assert float(row["pgd_value"]) <= float(row["natural_value"]) + 0.2  # on fewer images
+            assert float(row["fgsm_value"]) <= float(row["natural_value"])
+
+    def test_the_last_row_is_what_the_kept_network_does(self, done: Path) -> None:
+        rows = [row for row in _rows(done) if row["seed"] == "0"]
+        last = next(row for row in rows if row["against"] == "FGSM" and row["epoch"] == "2")
+        model = load_run(done / "parts" / "Linear1-0-FGSM").model
+        test, threat = Digits().splits().test, TINY.plan().threat
+        natural = accuracy(model, test)
+        assert float(last["natural_value"]) == pytest.approx(natural.float().mean().item())
+        fgsm = adversarial_accuracy(model, test, FGSM(), threat)
+        assert float(last["fgsm_images_value"]) == pytest.approx(fgsm.float().mean().item())
+
+    def test_fine_tuning_starts_from_the_trained_network(self, done: Path) -> None:
+        rows = _rows(done)
+        starts = {row["natural_value"] for row in rows if row["epoch"] == "0" and row["seed"] == "0"}
+        model = load_run(done / "parts" / "Linear1-0-base").model
+        natural = accuracy(model, Digits().splits().test).float().mean().item()
+        assert len(starts) == 1
+        assert float(starts.pop()) == pytest.approx(natural)
+
+    def test_the_page_has_all_it_promises(self, done: Path) -> None:
+        page = Page.load(done / "results" / "page.json")
+        kinds = [type(item) for section in page.sections for item in section.items]
+        assert kinds.count(Trust) == 3  # before, and after each arm
+        assert kinds.count(Samples) == 3
+        assert kinds.count(Lines) == 4
+        table = next(item for section in page.sections for item in section.items if isinstance(item, Table))
+        assert all(row[-1]["n"] == 2 for row in table.rows)  # mean and sd over two seeds
+        assert "Linear1" in page.headline
+        text = write_report(done).read_text().replace("\N{NO-BREAK SPACE}", " ")
+        assert page.headline in text
+
+    def test_samples_are_fgsm_images_within_the_threat(self, done: Path) -> None:
+        tensors = Run.existing(done).read_tensors("examples/Linear1-0-before-samples.safetensors")
+        threat = TINY.plan().threat
+        assert threat.contains(tensors["x_adv"], tensors["x"]).all()
+        assert tensors["label"].tolist() == sorted(set(tensors["label"].tolist()))  # one of each class
+
+    def test_what_is_finished_is_not_done_again(self, done: Path) -> None:
+        before = {
+            path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file() and path.suffix == ".json"
+        }
+        TINY.run(done)
+        after = {path: path.stat().st_mtime_ns for path in before}
+        assert after == before
+
+    def test_an_interrupted_study_goes_on_to_the_same_numbers(self, done: Path, tmp_path: Path) -> None:
+        class Stop(Exception):
+            pass
+
+        calls = 0
+
+        def stop(done: int, total: int, words: str) -> None:
+            nonlocal calls
+            calls += 1
+            if "PGD" in words and calls > 5:
+                raise Stop
+
+        out = tmp_path / "finetune"
+        with pytest.raises(Stop):
+            TINY.run(out, progress=stop)
+        TINY.run(out)
+        assert _rows(out) == _rows(done)
+
+
+class TestWords:
+    def test_fgsm_far_above_pgd_after_fgsm_training_is_the_attack_learned(self) -> None:
+        assert _verdict(_arm(FGSM(), 0.9, 0.9, 0.1)) == "it learned the attack, not the task"
+
+    def test_a_gap_within_chance_is_no_finding(self) -> None:
+        assert _verdict(_arm(FGSM(), 0.9, 0.9, 0.79, p=0.2)) != "it learned the attack, not the task"
+
+    def test_pgd_training_is_not_said_to_have_learned_one_step(self) -> None:
+        assert "FGSM shows too much" in _verdict(_arm(PGD(), 0.9, 0.9, 0.5))
+        assert _verdict(_arm(PGD(), 0.9, 0.7, 0.65)) == "it holds against both alike"
+
+    def test_nothing_learned_is_said(self) -> None:
+        assert _verdict(_arm(FGSM(), 0.9, 0.05, 0.0)) == "it did not learn to hold"
+
+    def test_label_leaking_is_said(self) -> None:
+        leaking = _arm(FGSM(), 0.68, 0.6, 0.0, images=0.99)
+        assert any("tells it the label" in words for words in _findings(TINY.plan(), [leaking]))
+        honest = dataclasses.replace(leaking, after={**leaking.after, "fgsm_images": _share(0.6)})
+        assert not any("tells it the label" in words for words in _findings(TINY.plan(), [honest]))
+
+
+def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    small = dataclasses.replace(TINY, seeds=1, epochs=1, finetune_epochs=1, against=(FGSM(),))
+    small.run(tmp_path / "finetune")
+    assert torch.equal(state, torch.get_rng_state())
