@@ -22,6 +22,7 @@ from steelman.types import Images, Logits
 
 ACTIVATION_FLOATS = 6_000_000  # saved floats of one micro-batch, see benchmarks/microbatch.py
 LARGEST_BATCH = 256
+SMALLEST_BATCH = 8  # rows from which on results no longer depend on the number of rows (seen: 4)
 CHUNK_FLOATS = 2**22  # pixels of the images that one search works on: bounds memory, whatever the number of images
 LARGEST_CHUNK = 512
 
@@ -107,17 +108,22 @@ def chunk_size(x: Tensor) -> int:
 def forward(model: nn.Module, x: Images) -> Logits:
     """The model's logits for x, all at once, in float32 whatever the model computes in.
 
+    A few images are filled up with copies: below that, matrix products sum in another order, and an image alone would
+    get other last bits, after many steps another adversarial image, than in a batch.
+
     Raises:
         UsageError: the output is not (images, classes) with two classes or more.
     """
-    logits = model(x)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(x):
+    missing = max(0, SMALLEST_BATCH - len(x)) if len(x) else 0
+    filled = torch.cat((x, x[:1].detach().expand(missing, -1, -1, -1))) if missing else x
+    logits = model(filled)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(filled):
         given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UsageError(
-            f"the model returned {given} for {len(x)} images. Expected a tensor of logits of shape (images, classes), "
-            "two classes or more."
+            f"the model returned {given} for {len(filled)} images. Expected a tensor of logits of shape "
+            "(images, classes), two classes or more."
         )
-    return logits.float()
+    return logits[: len(x)].float()
 
 
 def predict(model: nn.Module, x: Images, batch: int | None = None) -> Logits:

@@ -175,7 +175,8 @@ def _radius_scale(size: Tensor, room: Tensor, eps: float, *, clip: bool) -> Tens
         free = torch.where(at_limit, 0, size).square().sum(1)
         better = ((eps**2 - spent).clamp_min(0) / free.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
         better = torch.maximum(scale, torch.where(free > 0, better, scale))
-        if not (outside & (better > scale * (1 + 1e-6))).any():
+        growing = outside & (better > scale * (1 + 1e-6))
+        if not growing.any():
             break
-        scale = better
+        scale = torch.where(growing, better, scale)  # a row that is done stays, whatever its batch-mates need
     return torch.where(outside, scale.clamp_max(1), 1)

@@ -280,7 +280,7 @@ def test_no_images_give_no_images(attack):
 def test_a_model_that_returns_no_logits_is_named(attack):
     x, y = torch.rand((2, *SHAPE), generator=seeded()), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(
-        UsageError, match=r"returned shape \(2, 1, 6, 6\) for 2 images\. Expected .* \(images, classes\)"
+        UsageError, match=r"returned shape \((\d+), 1, 6, 6\) for \1 images\. Expected .* \(images, classes\)"
     ):
         attack(nn.Identity(), x, y, Linf(0.1))
     with pytest.raises(UsageError, match=r"returned shape .* Expected .* \(images, classes\), two classes or more"):
@@ -455,7 +455,8 @@ def test_progress_reaches_its_total_and_nothing_is_printed(attack, monkeypatch, 
 
 
 @EVERY
-def test_queries_are_counted_and_finished_images_cost_no_more(attack):
+def test_queries_are_counted_and_finished_images_cost_no_more(attack, monkeypatch):
+    monkeypatch.setattr(engine, "SMALLEST_BATCH", 1)  # copies that fill up a batch are no queries
     model = Watched(net())
     x, y = task(model.model, wrong=4)
     found = attack.run(model, x, y, Linf(0.06), generator=seeded())

@@ -197,9 +197,9 @@ def test_negatives_and_shuffled_pixels_project_alike(ball, clip, seed, eps):
 
 @EVERY
 def test_images_of_a_batch_project_as_if_alone(ball):
-    x = images(0, n=5)
+    x = images(0, n=40)
     a = candidates(x, 0)
-    alone = torch.cat([ball(0.3).project(a[i : i + 1], x[i : i + 1]) for i in range(5)])
+    alone = torch.cat([ball(0.3).project(a[i : i + 1], x[i : i + 1]) for i in range(40)])
     torch.testing.assert_close(ball(0.3).project(a, x), alone, rtol=0, atol=1e-7)
 
 

@@ -429,5 +429,7 @@ def test_other_errors_of_the_model_are_left_as_they_are():
 
 
 def test_a_model_without_logits_is_refused():
-    with pytest.raises(UsageError, match=r"returned shape \(1, 1, 2, 2\) for 1 images\. Expected a tensor of logits"):
+    with pytest.raises(
+        UsageError, match=r"returned shape \((\d+), 1, 2, 2\) for \1 images\. Expected a tensor of logits"
+    ):
         strike(nn.Identity(), (flat(0.1), zeros(1)), FGSM(), Linf(0.1))

@@ -93,7 +93,8 @@ def test_a_broken_image_is_finished_and_keeps_its_first_success():
     search.value(pixel(0.6, 0.5, 0.52), "margin")
     assert search.num_active == 2
     values, grads = search.value_and_grad(pixel(0.61, 0.54, 0.53), "margin")
-    torch.testing.assert_close(seen[1], pixel(0.54, 0.53))
+    torch.testing.assert_close(seen[1][:2], pixel(0.54, 0.53))  # the rest are copies that fill up a batch
+    assert 0.61 not in seen[1]
     assert values[0] == 0
     assert grads[0] == 0
     assert (grads[1:] > 0).all()
