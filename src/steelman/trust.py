@@ -72,7 +72,8 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
         strike(model, few, LONG, threat.at(max(threat.eps, threat.largest(few.shape))), generator=generator)
     )
     noise = strike(model, few, Noise(tries=20), threat, generator=generator)
-    yield _noise(int((noise.broken & ~broken & right).sum()), len(few))
+    missed = noise.broken & ~(broken | short.broken | long.broken)
+    yield _noise(int(missed.sum()), len(few))
     yield _label_leak(model, few, outcome.attack, threat)
 
 
@@ -207,7 +208,7 @@ def _more_steps(model: nn.Module, few: Data, short: Outcome, long: Outcome) -> C
         f"{_percent(long.robust.value)} against {LONG!r}."
     )
     if stuck > 0.01:
-        words += f" On {_percent(stuck)} of the images that hold 60 steps did not raise the loss at all."
+        words += f" On {_percent(stuck)} of the images that hold {LONG.steps} steps did not raise the loss at all."
     return _check(
         "more steps",
         "fail" if stuck > 0.01 else "warn" if weak else "ok",
@@ -238,9 +239,9 @@ def _noise(missed: int, n: int) -> Check:
         "random noise",
         "fail" if missed else "ok",
         f"{missed} of {n}",
-        f"Random noise breaks {missed} of {n} images that the attack left: its gradients mislead it."
+        f"Random noise breaks {missed} of {n} images that the attack and {LONG!r} left: the gradients mislead."
         if missed
-        else "Random noise breaks no image that the attack left.",
+        else "Random noise breaks no image that the gradient attacks left.",
         "Use an attack that needs no gradients beside it.",
     )
 
