@@ -108,7 +108,7 @@ def _verdict(arm: Arm) -> str:
         return "it did not learn to hold"
     if _learned_the_attack(arm):
         return "it learned the attack, not the task"
-    if fgsm - pgd > 0.1:
+    if fgsm - pgd > 0.05 and arm.after["p"]["pgd"] < 0.01:
         return "it holds in part, and FGSM shows too much"
     return "it holds against both alike"
 
