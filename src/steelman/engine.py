@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from steelman.errors import UsageError
 from steelman.types import Images, Logits
 
-ACTIVATION_FLOATS = 6_000_000  # saved floats of one micro-batch, see benchmarks/microbatch.py
+ACTIVATION_FLOATS = 16_000_000  # saved floats of one micro-batch: SmallCNN fastest from 110 images on, docs/log.md
 LARGEST_BATCH = 256
 SMALLEST_BATCH = 8  # rows from which on results no longer depend on the number of rows (seen: 4)
 CHUNK_FLOATS = 2**22  # pixels of the images that one search works on: bounds memory, whatever the number of images
