@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from steelman.errors import RunError
-from steelman.runs import Run, json_text
+from steelman.runs import Run
+from steelman.strict_json import json_text
 
 FILE = "checkpoint.safetensors"
 

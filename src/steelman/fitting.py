@@ -26,8 +26,9 @@ from steelman.engine import micro_batch, predict, steady_allocator
 from steelman.errors import Diverged, Interrupted, RunError, UsageError
 from steelman.progress import Progress, silent
 from steelman.recipe import Recipe
-from steelman.runs import Run, json_text
+from steelman.runs import Run
 from steelman.schedules import learning_rate
+from steelman.strict_json import json_text
 from steelman.types import Labels
 
 OnEpoch: TypeAlias = Callable[[int, nn.Module], dict[str, Any]]

@@ -6,10 +6,11 @@ Image sheets point at a safetensors file of the same run directory.
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
+
+from steelman.strict_json import json_text
 
 # a dict is a Share ({value, low, high, n}) or {mean, sd, n}, to which "percent": True says that it is a mean of shares
 Cell: TypeAlias = str | int | float | dict[str, Any] | None
@@ -141,7 +142,7 @@ class Page:
 
     def save(self, path: Path) -> None:
         """Write as JSON (strict: NaN and infinity are written as null; a table says infinity as text)."""
-        path.write_text(json.dumps(_strict(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n")
+        path.write_text(json_text(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Page":
@@ -196,13 +197,3 @@ def _series(raw: list[dict[str, Any]]) -> tuple[Series, ...]:
 def _frozen(raw: dict[str, Any]) -> dict[str, Any]:
     """JSON knows lists only; a page's lists are tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value

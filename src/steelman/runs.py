@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -29,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steelman.errors import RunError
+from steelman.strict_json import json_text
 
 DISK_SPACE = 100 * 2**20  # bytes that must be free before anything is computed
 
@@ -273,23 +273,6 @@ def environment(data_digest: str = "", command: str = "") -> dict[str, Any]:
         "data": data_digest,
         **({"command": command} if command else {}),
     }
-
-
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON: numbers that are not finite become null, values with `to_json` are asked for theirs."""
-    return json.dumps(_strict(value), indent=indent, allow_nan=False)
-
-
-def _strict(value: Any) -> Any:
-    if hasattr(value, "to_json"):
-        return _strict(value.to_json())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
 
 
 def _prepare(path: Path, need: int) -> None:

@@ -14,8 +14,9 @@ import torch
 
 from steelman import runs
 from steelman.errors import RunError
-from steelman.runs import Run, default_path, environment, json_text
+from steelman.runs import Run, default_path, environment
 from steelman.stats import Share
+from steelman.strict_json import json_text
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def warn(words: str) -> None:
 
 def say_json(value: Any) -> None:
     """One JSON value on stdout, strict: numbers that are not finite are null."""
-    from steelman.runs import json_text  # imports torch
+    from steelman.strict_json import json_text
 
     sys.stdout.write(json_text(value, indent=1) + "\n")
 
