@@ -16,10 +16,15 @@ Loss: TypeAlias = Callable[[Logits, Labels, Labels | None], PerExample]
 
 
 def cross_entropy(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
-    """-log softmax_y, or log softmax_target (Goodfellow et al. 2015, arXiv:1412.6572)."""
-    if target is None:
-        return F.cross_entropy(logits, y, reduction="none")
-    return -F.cross_entropy(logits, target, reduction="none")
+    """-log softmax_y, or log softmax_target (Goodfellow et al. 2015, arXiv:1412.6572).
+
+    As softplus(logsumexp of the others - own): the same value, but with a gradient that points the right way also where
+    the softmax is 1 in float32, which the usual form rounds to 0 or to that of the other classes alone.
+    """
+    own = y if target is None else target
+    others = logits.scatter(1, own[:, None], -torch.inf).logsumexp(1)
+    value = F.softplus(others - _pick(logits, own))
+    return value if target is None else -value
 
 
 def margin(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
@@ -30,6 +35,11 @@ def margin(logits: Logits, y: Labels, target: Labels | None = None) -> PerExampl
     if target is None:
         return _best_other(logits, y) - _pick(logits, y)
     return _pick(logits, target) - _best_other(logits, target)
+
+
+def difference(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
+    """The target's logit minus the label's: the function whose zero is the boundary between two classes."""
+    return margin(logits, y) if target is None else _pick(logits, target) - _pick(logits, y)
 
 
 def dlr(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:

@@ -24,10 +24,6 @@ class Threat(Spec):
         """Whether each candidate is allowed, up to rounding."""
         raise NotImplementedError
 
-    def project(self, x_adv: Images, x: Images) -> Images:
-        """The nearest allowed image (Euclidean distance)."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, repr=False)
 class Ball(Threat):
@@ -70,6 +66,14 @@ class Ball(Threat):
         """The norm of x_adv - x."""
         raise NotImplementedError
 
+    def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
+        """The nearest allowed image (Euclidean distance); `radius` stands for eps, image by image."""
+        raise NotImplementedError
+
+    def ascend(self, x_adv: Images, grad: Images, size: float | PerExample) -> Images:
+        """A step of length `size` from x_adv along which `grad` rises most; pixels may leave their range."""
+        return x_adv + _column(size, grad) * self.steepest(grad)
+
     def steepest(self, grad: Images) -> Images:
         """The direction of unit norm along which `grad` rises most; 0 where the gradient is 0 or NaN.
 
@@ -97,8 +101,12 @@ class Linf(Ball):
     def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
         return (x_adv - x).flatten(1).abs().amax(1)
 
-    def project(self, x_adv: Images, x: Images) -> Images:  # noqa: D102
-        moved = (x_adv - x).clamp_(-self.eps, self.eps).add_(x)
+    def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:  # noqa: D102
+        if radius is None:
+            moved = (x_adv - x).clamp_(-self.eps, self.eps).add_(x)
+        else:
+            limit = _column(radius, x)
+            moved = torch.minimum(torch.maximum(x_adv - x, -limit), limit).add_(x)
         return moved.clamp_(0, 1) if self.clip else moved
 
     def steepest(self, grad: Images) -> Images:  # noqa: D102
@@ -122,7 +130,7 @@ class L2(Ball):
     def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
         return torch.linalg.vector_norm((x_adv - x).flatten(1), dim=1)
 
-    def project(self, x_adv: Images, x: Images) -> Images:
+    def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
         """The nearest image of ball and pixel range together, which is clip(x + t (x_adv - x)) for one t in [0, 1].
 
         Clipping after rescaling would waste radius on pixels that cannot move; here t is found exactly by Newton's
@@ -131,7 +139,8 @@ class L2(Ball):
         change = (x_adv - x).flatten(1)
         flat = x.flatten(1)
         room = torch.where(change > 0, 1 - flat, flat).clamp_min(0) if self.clip else change.abs()
-        scale = _radius_scale(change.abs(), room, self.eps, clip=self.clip)
+        eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
+        scale = _radius_scale(change.abs(), room, eps, clip=self.clip)
         moved = x + (change * scale[:, None]).view_as(x)
         return moved.clamp_(0, 1) if self.clip else moved
 
@@ -153,6 +162,142 @@ class L2(Ball):
         return math.sqrt(math.prod(shape))
 
 
+@dataclass(frozen=True, repr=False)
+class L1(Ball):
+    """The sum of all changes is at most eps (Chen et al. 2018, EAD, arXiv:1709.04114)."""
+
+    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
+        return (x_adv - x).flatten(1).abs().sum(1)
+
+    def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
+        """The nearest image of ball and pixel range together (Croce & Hein 2021, arXiv:2103.01208, proposition 2.1).
+
+        It changes pixel i by min(max(|d_i| - t, 0), room_i) for the one t >= 0 at which the changes sum to eps.
+        """
+        change, flat = (x_adv - x).flatten(1), x.flatten(1)
+        room = torch.where(change > 0, 1 - flat, flat).clamp_min(0) if self.clip else change.abs()
+        eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
+        size = _shrunk(change.abs(), room, eps)
+        moved = x + (change.sign() * size).view_as(x)
+        return moved.clamp_(0, 1) if self.clip else moved
+
+    def ascend(self, x_adv: Images, grad: Images, size: float | PerExample) -> Images:
+        """Spend `size` on the pixels of largest gradient, each as far as its range allows: a few, not all.
+
+        Without a range the whole step goes to one pixel, which is the steepest there is.
+        """
+        if not self.clip:
+            return x_adv + _column(size, grad) * self.steepest(grad)
+        slope, flat = grad.flatten(1).nan_to_num(0), x_adv.flatten(1)
+        order = slope.abs().argsort(1, descending=True, stable=True)
+        room = torch.where(slope > 0, 1 - flat, flat).clamp_min(0) * (slope != 0)
+        room = room.gather(1, order)
+        before = room.cumsum(1) - room
+        budget = torch.as_tensor(size, dtype=flat.dtype, device=flat.device).view(-1, 1)
+        spent = torch.minimum(room, (budget - before).clamp_min(0))
+        step = torch.zeros_like(flat).scatter_(1, order, spent)
+        return x_adv + (slope.sign() * step).view_as(x_adv)
+
+    def steepest(self, grad: Images) -> Images:
+        """The sign at the pixel of largest gradient, 0 elsewhere; the first one where several are equal."""
+        flat = grad.flatten(1).nan_to_num(0)
+        where = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter_(1, where, flat.gather(1, where).sign()).view_as(grad)
+
+    def dual(self, grad: Images) -> PerExample:  # noqa: D102
+        return grad.flatten(1).abs().amax(1)
+
+    def sample(self, x: Images, generator: Generator) -> Images:  # noqa: D102
+        size = torch.empty_like(x).exponential_(generator=generator)
+        sign = torch.empty_like(x).uniform_(-1, 1, generator=generator).sign()
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / math.prod(x.shape[1:]))
+        scale = self.reach(x) * radius / size.flatten(1).sum(1)
+        return self.project(x + _column(scale, x) * sign * size, x)
+
+    def largest(self, shape: tuple[int, int, int]) -> float:  # noqa: D102
+        return float(math.prod(shape))
+
+
+@dataclass(frozen=True, repr=False)
+class L0(Ball):
+    """At most eps values change, each channel of a pixel counted by itself (Croce & Hein 2019, arXiv:1909.05040).
+
+    Raises:
+        UsageError: without the pixel range, in which any change fits into one value.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.clip:
+            raise UsageError(
+                f"L0({self.eps:g}, clip=False): without a pixel range one value can grow until every image is broken. "
+                "Write L0 without clip=False, or choose L1."
+            )
+
+    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
+        return (x_adv != x).flatten(1).sum(1).to(x.dtype)
+
+    def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
+        """Keep the changes, cut to the pixel range, that bring the image nearest to x_adv; undo the others."""
+        change, moved = (x_adv - x).flatten(1), x_adv.clamp(0, 1).flatten(1)
+        gain = change.square() - (x_adv.flatten(1) - moved).square()
+        rank = gain.argsort(1, descending=True, stable=True).argsort(1, stable=True)
+        eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
+        return torch.where(rank < eps.floor()[:, None], moved, x.flatten(1)).view_as(x)
+
+    def ascend(self, x_adv: Images, grad: Images, size: float | PerExample) -> Images:
+        """Along the gradient, divided by its mean size: what stays of it is up to the projection (ibid., section 3.3).
+
+        A step of eps, or of all values where eps has no limit, moves the average value by 1.
+        """
+        slope = grad.nan_to_num(0)
+        mean = slope.flatten(1).abs().mean(1).clamp_min(torch.finfo(grad.dtype).tiny)
+        whole = min(max(self.eps, 1.0), self.largest((int(grad.shape[1]), int(grad.shape[2]), int(grad.shape[3]))))
+        return x_adv + _column(torch.as_tensor(size, device=grad.device) / whole, grad) * slope / _column(mean, grad)
+
+    def steepest(self, grad: Images) -> Images:
+        """One value changed by 1, the one of largest gradient."""
+        return L1(1.0).steepest(grad)
+
+    def dual(self, grad: Images) -> PerExample:
+        """The rise when one value changes by 1."""
+        return grad.flatten(1).abs().amax(1)
+
+    def sample(self, x: Images, generator: Generator) -> Images:
+        """`eps` random values redrawn uniformly from [0, 1]."""
+        order = torch.empty_like(x).uniform_(generator=generator).flatten(1).argsort(1).argsort(1)
+        drawn = torch.empty_like(x).uniform_(generator=generator)
+        return torch.where(order.view_as(x) < math.floor(self.reach(x)), drawn, x)
+
+    def largest(self, shape: tuple[int, int, int]) -> float:  # noqa: D102
+        return float(math.prod(shape))
+
+
+def _column(value: float | Tensor, like: Tensor) -> Tensor | float:
+    """One value an image, shaped to be multiplied with images."""
+    return value.to(like.dtype).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
+
+
+def _shrunk(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """min(max(size - t, 0), room) with the least t >= 0 at which each row sums to at most eps.
+
+    The sum falls piecewise linearly in t, with corners at `size` (a value wakes) and `size - room` (it is at its
+    limit); the sorted corners tell between which two it passes eps.
+    """
+    cut = torch.minimum(size, room)
+    outside = cut.sum(1) > eps
+    if not outside.any():
+        return cut
+    corners, order = torch.cat((size, size - room), dim=1).sort(dim=1, descending=True)
+    slopes = torch.cat((torch.ones_like(size), -torch.ones_like(size)), dim=1).gather(1, order).cumsum(1)
+    gaps = (corners[:, :-1] - corners[:, 1:]) * slopes[:, :-1]
+    sums = torch.cat((torch.zeros_like(eps)[:, None], gaps.cumsum(1)), dim=1)  # of the changes, at each corner
+    last = (sums <= eps[:, None]).sum(1, keepdim=True).clamp_min(1) - 1  # the corner before the sum passes eps
+    at, slope, total = (values.gather(1, last).squeeze(1) for values in (corners, slopes, sums))
+    threshold = (at - (eps - total) / slope.clamp_min(1)).clamp_min(0)
+    return torch.where(outside[:, None], torch.minimum((size - threshold[:, None]).clamp_min(0), room), cut)
+
+
 def _unit(grad: Tensor) -> Tensor:
     """Each image divided by its Euclidean length, tiny gradients (below sqrt of the smallest float) included."""
     grad = grad.nan_to_num(0)
@@ -162,7 +307,7 @@ def _unit(grad: Tensor) -> Tensor:
     return torch.where(length > 0, scaled / length.clamp_min(torch.finfo(grad.dtype).tiny), 0)
 
 
-def _radius_scale(size: Tensor, room: Tensor, eps: float, *, clip: bool) -> Tensor:
+def _radius_scale(size: Tensor, room: Tensor, eps: Tensor, *, clip: bool) -> Tensor:
     """The largest t in [0, 1] with |min(t size, room)| <= eps, per row."""
     length = torch.linalg.vector_norm(torch.minimum(size, room), dim=1)
     outside = length > eps

@@ -8,12 +8,13 @@ from torch import Generator, nn
 
 from steelman.attacks.problem import Found, Problem, broken, join
 from steelman.engine import chunk_size, guarded, micro_batch, predict
+from steelman.errors import UsageError
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
 from steelman.threats import Ball
 from steelman.types import Images, Labels
 
-__all__ = ["Attack", "Found", "Problem"]
+__all__ = ["Attack", "Found", "Nearest", "Problem"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +32,18 @@ class Attack(Spec):
     def cost(self) -> str:
         """What one image costs at most, in words."""
         raise NotImplementedError
+
+    def check_norm(self, threat: Ball) -> None:
+        """See that the attack searches in the threat's norm.
+
+        Raises:
+            UsageError: it does not.
+        """
+        if type(threat).__name__ not in self.norms:
+            raise UsageError(
+                f"{self!r} does not search in {type(threat).__name__}, only in {', '.join(self.norms)}. "
+                "Choose another attack (steelman list attacks shows their norms) or another threat."
+            )
 
     def __call__(
         self,
@@ -75,7 +88,11 @@ class Attack(Spec):
         """What the attack found, image by image, with counts of queries and the health of its gradients.
 
         Without a generator random choices are drawn from seed 0.
+
+        Raises:
+            UsageError: the attack does not search in the threat's norm.
         """
+        self.check_norm(threat)
         x, generator = x.detach(), generator or _generator(x)
         found: list[Found] = []
         if len(x) == 0:
@@ -111,6 +128,21 @@ class Attack(Spec):
             problem = Problem(model, x, y, threat, generator=generator, batch=len(x), judged=False)
             self.search(problem)
         return problem.best
+
+
+@dataclass(frozen=True, repr=False)
+class Nearest(Attack):
+    """An attack that looks for the nearest success of all, and not for any within eps.
+
+    It shows candidates at any distance; those outside the threat are counted as rejected, not as successes. With
+    `closest=True` and an unlimited threat, L2(inf) for one, it gives each image's smallest perturbation found.
+    """
+
+    def perturb(
+        self, model: nn.Module, x: Images, y: Labels, threat: Ball, *, generator: Generator | None = None
+    ) -> Images:
+        """The nearest success within the threat, else the image itself."""
+        return self(model, x, y, threat, closest=True, generator=generator)
 
 
 def _generator(x: Images) -> Generator:

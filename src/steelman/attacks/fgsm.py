@@ -9,7 +9,7 @@ from steelman.losses import LossName
 
 @dataclass(frozen=True, repr=False)
 class FGSM(Attack):
-    """One step to the edge of the ball: along the gradient's sign for L-inf, along the unit gradient for L2.
+    """One step to the edge of the ball: along the gradient's sign for L-inf, the unit gradient for L2, a few pixels for L1.
 
     With `random_start` the step leaves from a random point (FGSM-RS of Wong et al. 2020, arXiv:2001.03994, which
     takes step_size=1.25). `step_size` is a fraction of the radius.
@@ -19,6 +19,7 @@ class FGSM(Attack):
     random_start: bool = False
     step_size: float = 1.0
 
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
     paper: ClassVar[str] = "Goodfellow et al. 2015, arXiv:1412.6572"
 
     def search(self, problem: Problem) -> None:  # noqa: D102
@@ -26,7 +27,7 @@ class FGSM(Attack):
         x = threat.sample(clean, problem.generator) if self.random_start else clean
         _, grad = problem.value_and_grad(x, self.loss)
         step = self.step_size * threat.reach(clean)
-        problem.value(threat.project(x + step * threat.steepest(grad), clean), self.loss)
+        problem.show(threat.project(threat.ascend(x, grad, step), clean))
 
     def cost(self) -> str:  # noqa: D102
         return "1 gradient, 1 forward"

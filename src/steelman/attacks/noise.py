@@ -17,6 +17,7 @@ class Noise(Attack):
 
     tries: int = 10
 
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
     needs: ClassVar[str] = "decisions"
 
     def __post_init__(self) -> None:
@@ -26,7 +27,7 @@ class Noise(Attack):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         for _ in range(self.tries):
-            problem.value(problem.threat.sample(problem.x, problem.generator), "margin")
+            problem.show(problem.threat.sample(problem.x, problem.generator))
 
     def cost(self) -> str:  # noqa: D102
         return f"{self.tries} forwards"

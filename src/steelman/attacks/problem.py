@@ -1,16 +1,24 @@
 """What an attack searches in: it owns every forward pass, judges, counts, remembers, and watches the gradients."""
 
+import contextlib
+import functools
 import math
+from collections.abc import Generator as Yields
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from steelman.engine import forward
-from steelman.losses import LOSSES, LossName, margin
+from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
 from steelman.types import Counts, Images, Labels, Logits, Mask, PerExample
+
+
+# what a search for some of the images hands back, image by image
+_REMEMBERED = ("best", "margin", "success", "distance", "score", "forwards", "backwards", "rejected")
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,10 @@ class Problem:
     Success is judged in float32 on the very candidate, and only when the threat allows it. A broken image is finished:
     it costs no more evaluations (`closest=True` goes on and keeps the nearest success). With `judged=False` nothing is
     judged, no image is finished, and `best` is the last candidate.
+
+    Every evaluation takes a candidate for each image and returns a row for each; rows of finished images are 0 and
+    cost nothing. `margin` holds the margin of the candidates evaluated last: above 0 where they are wrong (or the
+    target), whether allowed or not.
     """
 
     def __init__(
@@ -77,51 +89,138 @@ class Problem:
         self.closest, self.judged = closest, judged
         self.generator = generator
         self.batch = batch
-        self.best = x
+        self.best = x.clone()
         self.active = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self.num_active = len(x)
-        if not judged:
-            return
-        self.best = x.clone()
+        self.margin = torch.full((len(x),), -math.inf, device=x.device)
         self.success = torch.zeros_like(self.active)
-        self.distance = torch.full((len(x),), math.nan, device=x.device)
+        self.distance = torch.full((len(x),), math.nan, device=x.device)  # of the nearest success, with `closest`
         self.score = torch.full((len(x),), -math.inf, device=x.device)
         self.forwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.backwards = torch.zeros_like(self.forwards)
         self.rejected = torch.zeros_like(self.forwards)
         self.health = Health.blank(x)
 
-    def value(self, x_adv: Images, loss: LossName) -> PerExample:
-        """The loss of each candidate, to be maximised; 0 for finished images. Judges the candidates."""
-        values = torch.zeros(len(x_adv), device=x_adv.device)
-        if not self.judged:
-            self.best = x_adv
-            return values
+    # ---- evaluations
+
+    def logits(self, x_adv: Images) -> Logits:
+        """The model's outputs for each candidate. Judges the candidates."""
+        outputs: Logits | None = None
         for rows in self._parts():
             candidate = x_adv[rows]
             with torch.no_grad():
                 logits = forward(self.model, candidate)
-                values[rows] = self._loss(logits, rows, loss)
+            if outputs is None:
+                outputs = logits.new_zeros(len(x_adv), logits.shape[1])
+            outputs[rows] = logits
+            self._judge(rows, candidate, logits)
+        self._finish()
+        return x_adv.new_zeros(len(x_adv), self.num_classes) if outputs is None else outputs
+
+    def value(self, x_adv: Images, loss: LossName | Loss, *, toward: Labels | None = None) -> PerExample:
+        """The loss of each candidate, to be maximised. Judges the candidates.
+
+        `toward` is the class that the loss pulls to; what counts as a success stays as it is.
+        """
+        values = torch.zeros(len(x_adv), device=x_adv.device)
+        for rows in self._parts():
+            candidate = x_adv[rows]
+            with torch.no_grad():
+                logits = forward(self.model, candidate)
+                values[rows] = self._loss(logits, rows, loss, toward)
             self._judge(rows, candidate, logits)
         self._finish()
         return values
 
-    def value_and_grad(self, x_adv: Images, loss: LossName) -> tuple[PerExample, Images]:
-        """The loss of each candidate and its gradient; 0 for finished images. Judges the candidates."""
+    def value_and_grad(
+        self, x_adv: Images, loss: LossName | Loss, *, toward: Labels | None = None, samples: int = 1
+    ) -> tuple[PerExample, Images]:
+        """The loss of each candidate and its gradient. Judges the candidates.
+
+        With `samples` both are means over so many passes of a random model, which is judged on its mean logits
+        (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+        """
         if self.num_active == len(x_adv) <= self.batch:
-            result = self._gradient(slice(0, len(x_adv)), x_adv, loss)
+            result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples)
         else:
             values, grads = torch.zeros(len(x_adv), device=x_adv.device), torch.zeros_like(x_adv)
             for rows in self._parts():
-                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss)
+                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss, toward, samples)
             result = values, grads
         self._finish()
         return result
+
+    def values_and_grads(self, x_adv: Images, loss: Loss, towards: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss towards each of several classes and all its gradients, from one forward pass.
+
+        `towards` is (classes, b); the results are (classes, b) and (classes, b, c, h, w). Judges the candidates.
+        """
+        values = torch.zeros(towards.shape, device=x_adv.device)
+        grads = torch.zeros((len(towards), *x_adv.shape), device=x_adv.device)
+        for rows in self._parts():
+            candidate = x_adv[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                logits = forward(self.model, candidate)
+                for i, toward in enumerate(towards):
+                    value = self._loss(logits, rows, loss, toward)
+                    (grad,) = torch.autograd.grad(value.sum(), candidate, retain_graph=i + 1 < len(towards))
+                    values[i, rows], grads[i, rows] = value.detach(), grad
+                    self._examine(rows, grad, logits.detach())
+            self._judge(rows, candidate.detach(), logits.detach())
+        self._finish()
+        return values, grads
+
+    def show(self, x_adv: Images) -> None:
+        """Judge a last candidate; free where nothing is judged."""
+        if self.judged:
+            self.value(x_adv, "margin")
+        else:
+            self.best = x_adv
+
+    # ---- what is known
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        """How many classes the model knows."""
+        with torch.no_grad():
+            return forward(self.model, self.x[:1]).shape[1]
 
     @property
     def done(self) -> bool:
         """Whether every image is finished."""
         return self.num_active == 0
+
+    @contextlib.contextmanager
+    def part(self, rows: Tensor | None = None, *, threat: Ball | None = None) -> Yields["Problem"]:
+        """The same search for some images alone (those not finished, unless `rows` says which), within a threat.
+
+        What it finds, counts and remembers goes into this problem when the context ends. The threat may be narrower
+        than this problem's, not wider.
+        """
+        rows = self.active.nonzero().squeeze(1) if rows is None else rows
+        target = None if self.target is None else self.target[rows]
+        options: dict[str, Any] = {"closest": self.closest, "judged": self.judged, "target": target}
+        part = Problem(
+            self.model,
+            self.x[rows],
+            self.y[rows],
+            threat or self.threat,
+            generator=self.generator,
+            batch=self.batch,
+            **options,
+        )
+        for name in _REMEMBERED:
+            setattr(part, name, getattr(self, name)[rows])
+        part.health = Health(**{field.name: getattr(self.health, field.name)[rows] for field in fields(Health)})
+        part._finish()
+        try:
+            yield part
+        finally:
+            for name in _REMEMBERED:
+                getattr(self, name)[rows] = getattr(part, name)
+            for field in fields(Health):
+                getattr(self.health, field.name)[rows] = getattr(part.health, field.name)
+            self._finish()
 
     def found(self) -> Found:
         """What the search found so far."""
@@ -136,6 +235,8 @@ class Problem:
             self.health,
         )
 
+    # ---- inside
+
     def _parts(self) -> Iterator[slice | Tensor]:
         """Rows of the images that are still searched, a micro-batch at a time."""
         if self.num_active == len(self.x):
@@ -143,28 +244,52 @@ class Problem:
         elif self.num_active:
             yield from self.active.nonzero().squeeze(1).split(self.batch)
 
-    def _gradient(self, rows: slice | Tensor, candidate: Images, loss: LossName) -> tuple[PerExample, Images]:
+    def _gradient(
+        self, rows: slice | Tensor, candidate: Images, loss: LossName | Loss, toward: Labels | None, samples: int
+    ) -> tuple[PerExample, Images]:
         candidate = candidate.detach().requires_grad_()
+        value, grad, logits = self._pass(rows, candidate, loss, toward)
+        for _ in range(samples - 1):
+            value, grad, logits = (
+                a + b for a, b in zip((value, grad, logits), self._pass(rows, candidate, loss, toward))
+            )
+        if samples > 1:
+            value, grad, logits = value / samples, grad / samples, logits / samples
+        self._judge(rows, candidate.detach(), logits)
+        self._examine(rows, grad, logits)
+        if self.judged and samples > 1:
+            self.forwards[rows] += samples - 1
+            self.backwards[rows] += samples - 1
+        return value, grad
+
+    def _pass(
+        self, rows: slice | Tensor, candidate: Images, loss: LossName | Loss, toward: Labels | None
+    ) -> tuple[PerExample, Images, Logits]:
         with torch.enable_grad():
             logits = forward(self.model, candidate)
-            values = self._loss(logits, rows, loss)
+            values = self._loss(logits, rows, loss, toward)
             (grad,) = torch.autograd.grad(values.sum(), candidate)
-        if self.judged:
-            self._judge(rows, candidate.detach(), logits.detach())
-            self._examine(rows, grad, logits.detach())
-        return values.detach(), grad
+        return values.detach(), grad, logits.detach()
 
-    def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName) -> PerExample:
-        return LOSSES[loss](logits, self.y[rows], None if self.target is None else self.target[rows])
+    def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName | Loss, toward: Labels | None) -> PerExample:
+        toward = self.target if toward is None else toward
+        function = LOSSES[loss] if isinstance(loss, str) else loss
+        return function(logits, self.y[rows], None if toward is None else toward[rows])
 
     def _judge(self, rows: slice | Tensor, candidate: Images, logits: Logits) -> None:
         """Remember candidates that are allowed and better than what was known."""
+        if not self.judged:
+            self.best[rows] = candidate
+            return
         x, y = self.x[rows], self.y[rows]
         target = None if self.target is None else self.target[rows]
         hit = broken(logits, y, target)
+        lead = margin(logits, y, target)
+        self.margin[rows] = lead
         allowed = self.threat.contains(candidate, x)
-        score = margin(logits, y, target)
-        score = torch.where(allowed & ~score.isnan(), score, -math.inf)
+        score = torch.where(allowed & ~lead.isnan(), lead, -math.inf)
+        moved = (candidate != x).flatten(1).float().mean(1)
+        self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
         self.rejected[rows] += ~allowed
         self.forwards[rows] += 1
         better = allowed & (hit | (score > self.score[rows]))
@@ -174,12 +299,20 @@ class Problem:
             better = allowed & hit & ~(self.distance[rows] <= distance)
             self.distance[rows] = torch.where(better, distance, self.distance[rows])
         self.success[rows] |= hit & allowed
-        self.best[rows] = torch.where(better.view(-1, 1, 1, 1), candidate, self.best[rows])
-        moved = (candidate != x).flatten(1).float().mean(1)
-        self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
+        self._keep(rows, candidate, better)
+
+    def _keep(self, rows: slice | Tensor, candidate: Images, better: Mask) -> None:
+        """Copy the better candidates, and those alone."""
+        chosen = better.nonzero().squeeze(1)
+        if len(chosen) == len(better):
+            self.best[rows] = candidate
+        elif len(chosen):
+            self.best[chosen + rows.start if isinstance(rows, slice) else rows[chosen]] = candidate[chosen]
 
     def _examine(self, rows: slice | Tensor, grad: Images, logits: Logits) -> None:
         """Keep book of NaN, exactly zero and saturated gradients."""
+        if not self.judged:
+            return
         flat, size = grad.flatten(1), grad[0].numel()
         zero = size - flat.count_nonzero(1)  # NaN counts as nonzero
         health = self.health

@@ -26,7 +26,9 @@ class Strongest(Attack):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         for member in self.members:
-            member.search(problem)
+            with problem.part() as rest:
+                if not rest.done:
+                    member.search(rest)
 
     def cost(self) -> str:  # noqa: D102
         return "; ".join(member.cost() for member in self.members)
