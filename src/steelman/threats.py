@@ -50,7 +50,7 @@ class Ball(Threat):
 
     def contains(self, x_adv: Images, x: Images, tolerance: float = TOLERANCE) -> Mask:
         """Whether each candidate is within eps and, if clipped, in the pixel range; NaN is outside."""
-        inside = self.distance(x_adv, x) <= self.eps + tolerance * max(1.0, self.eps)
+        inside = self.distance(x_adv, x) <= self.eps + tolerance * max(1.0, self.eps, self.terms(x))
         if self.clip:
             low, high = x_adv.flatten(1).aminmax(dim=1)
             inside &= (low >= -tolerance) & (high <= 1 + tolerance)
@@ -61,6 +61,10 @@ class Ball(Threat):
         channels, height, width = x.shape[1:]
         largest = self.largest((channels, height, width))
         return min(self.eps, largest) if self.clip or math.isinf(self.eps) else self.eps
+
+    def terms(self, x: Images) -> float:  # noqa: ARG002
+        """How many pixels' rounding adds up in a distance, in units of the tolerance."""
+        return 1.0
 
     def distance(self, x_adv: Images, x: Images) -> PerExample:
         """The norm of x_adv - x."""
@@ -169,6 +173,10 @@ class L1(Ball):
     def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
         return (x_adv - x).flatten(1).abs().sum(1)
 
+    def terms(self, x: Images) -> float:
+        """Half a float's last digit, 3e-8 below 1, for every pixel."""
+        return x[0].numel() * 0.03 if len(x) else 1.0
+
     def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
         """The nearest image of ball and pixel range together (Croce & Hein 2021, arXiv:2103.01208, proposition 2.1).
 
@@ -189,7 +197,7 @@ class L1(Ball):
         if not self.clip:
             return x_adv + _column(size, grad) * self.steepest(grad)
         slope, flat = grad.flatten(1).nan_to_num(0), x_adv.flatten(1)
-        order = slope.abs().argsort(1, descending=True, stable=True)
+        order = slope.abs().argsort(dim=1, descending=True, stable=True)
         room = torch.where(slope > 0, 1 - flat, flat).clamp_min(0) * (slope != 0)
         room = room.gather(1, order)
         before = room.cumsum(1) - room
@@ -241,7 +249,7 @@ class L0(Ball):
         """Keep the changes, cut to the pixel range, that bring the image nearest to x_adv; undo the others."""
         change, moved = (x_adv - x).flatten(1), x_adv.clamp(0, 1).flatten(1)
         gain = change.square() - (x_adv.flatten(1) - moved).square()
-        rank = gain.argsort(1, descending=True, stable=True).argsort(1, stable=True)
+        rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
         eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
         return torch.where(rank < eps.floor()[:, None], moved, x.flatten(1)).view_as(x)
 
@@ -265,7 +273,7 @@ class L0(Ball):
 
     def sample(self, x: Images, generator: Generator) -> Images:
         """`eps` random values redrawn uniformly from [0, 1]."""
-        order = torch.empty_like(x).uniform_(generator=generator).flatten(1).argsort(1).argsort(1)
+        order = torch.empty_like(x).uniform_(generator=generator).flatten(1).argsort(dim=1).argsort(dim=1)
         drawn = torch.empty_like(x).uniform_(generator=generator)
         return torch.where(order.view_as(x) < math.floor(self.reach(x)), drawn, x)
 
@@ -295,7 +303,9 @@ def _shrunk(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     last = (sums <= eps[:, None]).sum(1, keepdim=True).clamp_min(1) - 1  # the corner before the sum passes eps
     at, slope, total = (values.gather(1, last).squeeze(1) for values in (corners, slopes, sums))
     threshold = (at - (eps - total) / slope.clamp_min(1)).clamp_min(0)
-    return torch.where(outside[:, None], torch.minimum((size - threshold[:, None]).clamp_min(0), room), cut)
+    shrunk = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
+    excess = shrunk.sum(1) / eps.clamp_min(torch.finfo(eps.dtype).tiny)  # rounding, where changes are far above eps
+    return torch.where(outside[:, None], shrunk / excess.clamp_min(1)[:, None], cut)
 
 
 def _unit(grad: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """What an attack searches in: it owns every forward pass, judges, counts, remembers, and watches the gradients."""
 
 import contextlib
-import functools
 import math
+from collections.abc import Callable, Iterator
 from collections.abc import Generator as Yields
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +14,6 @@ from steelman.engine import forward
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
 from steelman.types import Counts, Images, Labels, Logits, Mask, PerExample
-
 
 # what a search for some of the images hands back, image by image
 _REMEMBERED = ("best", "margin", "success", "distance", "score", "forwards", "backwards", "rejected")
@@ -100,6 +98,7 @@ class Problem:
         self.backwards = torch.zeros_like(self.forwards)
         self.rejected = torch.zeros_like(self.forwards)
         self.health = Health.blank(x)
+        self._classes = 0  # not known yet
 
     # ---- evaluations
 
@@ -133,19 +132,29 @@ class Problem:
         return values
 
     def value_and_grad(
-        self, x_adv: Images, loss: LossName | Loss, *, toward: Labels | None = None, samples: int = 1
+        self,
+        x_adv: Images,
+        loss: LossName | Loss,
+        *,
+        toward: Labels | None = None,
+        samples: int = 1,
+        through: Callable[[Images], Images] | None = None,
     ) -> tuple[PerExample, Images]:
         """The loss of each candidate and its gradient. Judges the candidates.
 
         With `samples` both are means over so many passes of a random model, which is judged on its mean logits
         (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+
+        With `through`, a differentiable map from the candidates that are still searched (a micro-batch at a time) to
+        what the model sees, the loss is that of what it sees and the gradient that of the candidate. Such a pass is
+        counted, but nothing is judged: what the model saw is no candidate. Each of the `samples` calls the map again.
         """
         if self.num_active == len(x_adv) <= self.batch:
-            result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples)
+            result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples, through)
         else:
             values, grads = torch.zeros(len(x_adv), device=x_adv.device), torch.zeros_like(x_adv)
             for rows in self._parts():
-                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss, toward, samples)
+                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss, toward, samples, through)
             result = values, grads
         self._finish()
         return result
@@ -179,11 +188,13 @@ class Problem:
 
     # ---- what is known
 
-    @functools.cached_property
+    @property
     def num_classes(self) -> int:
-        """How many classes the model knows."""
-        with torch.no_grad():
-            return forward(self.model, self.x[:1]).shape[1]
+        """How many classes the model knows; asks it for one image where it has not been asked yet."""
+        if not self._classes:
+            with torch.no_grad():
+                self._classes = forward(self.model, self.x[:1]).shape[1]
+        return self._classes
 
     @property
     def done(self) -> bool:
@@ -211,6 +222,7 @@ class Problem:
         )
         for name in _REMEMBERED:
             setattr(part, name, getattr(self, name)[rows])
+        part._classes = self._classes
         part.health = Health(**{field.name: getattr(self.health, field.name)[rows] for field in fields(Health)})
         part._finish()
         try:
@@ -220,6 +232,7 @@ class Problem:
                 getattr(self, name)[rows] = getattr(part, name)
             for field in fields(Health):
                 getattr(self.health, field.name)[rows] = getattr(part.health, field.name)
+            self._classes = part._classes
             self._finish()
 
     def found(self) -> Found:
@@ -245,17 +258,25 @@ class Problem:
             yield from self.active.nonzero().squeeze(1).split(self.batch)
 
     def _gradient(
-        self, rows: slice | Tensor, candidate: Images, loss: LossName | Loss, toward: Labels | None, samples: int
+        self,
+        rows: slice | Tensor,
+        candidate: Images,
+        loss: LossName | Loss,
+        toward: Labels | None,
+        samples: int,
+        through: Callable[[Images], Images] | None,
     ) -> tuple[PerExample, Images]:
         candidate = candidate.detach().requires_grad_()
-        value, grad, logits = self._pass(rows, candidate, loss, toward)
+        value, grad, logits = self._pass(rows, candidate, loss, toward, through)
         for _ in range(samples - 1):
-            value, grad, logits = (
-                a + b for a, b in zip((value, grad, logits), self._pass(rows, candidate, loss, toward))
-            )
+            more = self._pass(rows, candidate, loss, toward, through)
+            value, grad, logits = value + more[0], grad + more[1], logits + more[2]
         if samples > 1:
             value, grad, logits = value / samples, grad / samples, logits / samples
-        self._judge(rows, candidate.detach(), logits)
+        if through is None:
+            self._judge(rows, candidate.detach(), logits)
+        elif self.judged:
+            self.forwards[rows] += 1
         self._examine(rows, grad, logits)
         if self.judged and samples > 1:
             self.forwards[rows] += samples - 1
@@ -263,10 +284,15 @@ class Problem:
         return value, grad
 
     def _pass(
-        self, rows: slice | Tensor, candidate: Images, loss: LossName | Loss, toward: Labels | None
+        self,
+        rows: slice | Tensor,
+        candidate: Images,
+        loss: LossName | Loss,
+        toward: Labels | None,
+        through: Callable[[Images], Images] | None,
     ) -> tuple[PerExample, Images, Logits]:
         with torch.enable_grad():
-            logits = forward(self.model, candidate)
+            logits = forward(self.model, candidate if through is None else through(candidate))
             values = self._loss(logits, rows, loss, toward)
             (grad,) = torch.autograd.grad(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
@@ -281,6 +307,7 @@ class Problem:
         if not self.judged:
             self.best[rows] = candidate
             return
+        self._classes = logits.shape[1]
         x, y = self.x[rows], self.y[rows]
         target = None if self.target is None else self.target[rows]
         hit = broken(logits, y, target)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
+from steelman.threats import Ball
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,12 +18,22 @@ class Strongest(Attack):
 
     members: tuple[Attack, ...]
 
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
     paper: ClassVar[str] = "Croce & Hein 2020, arXiv:2003.01690"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.members:
             raise UsageError("Strongest has no members. Expected attacks, such as Strongest((FGSM(), PGD())).")
+
+    def check_norm(self, threat: Ball) -> None:
+        """See that every member searches in the threat's norm.
+
+        Raises:
+            UsageError: one does not.
+        """
+        for member in self.members:
+            member.check_norm(threat)
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         for member in self.members:
