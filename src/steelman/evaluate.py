@@ -1,7 +1,10 @@
 """strike(): guard the model, attack what it gets right, judge what comes back, and keep every image's outcome."""
 
+import contextlib
 import json
+import os
 import time
+from collections.abc import Generator as Yields
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, nn
 
 from steelman.attacks import Attack
-from steelman.attacks.problem import Health, broken
+from steelman.attacks.found import Health, broken
 from steelman.data import Data
 from steelman.engine import guarded, micro_batch, predict
 from steelman.errors import PixelError, RunError, ThreatViolation, UsageError
 from steelman.progress import Progress, silent
 from steelman.spec import parse
 from steelman.stats import Share
+from steelman.targets import TargetKind, choose_targets
 from steelman.threats import TOLERANCE, Ball
 from steelman.types import Counts, Images, Labels, Logits, Mask, PerExample
 
@@ -48,9 +52,11 @@ class Outcome:
     forwards: Counts
     backwards: Counts
     rejected: Counts
+    audited: Mask  # given up by a budgeted attack, and then attacked by the full ensemble
     health: Health
     seconds: float = 0.0
     was_training: bool = False  # the model was handed over in train mode
+    target: Labels | None = None  # the class that the attack aimed at: `broken` then means that it was reached
 
     @property
     def natural(self) -> Share:
@@ -63,12 +69,16 @@ class Outcome:
         return Share.of(self.right & ~self.broken)
 
     def save(self, stem: Path) -> None:
-        """Write `stem`.safetensors (per image) and `stem`.json (attack, threat, shares)."""
+        """Write `stem`.safetensors (per image) and `stem`.json (attack, threat, shares), each whole or not at all.
+
+        Raises:
+            RunError: the disk is full or the directory is not writable.
+        """
         tensors = {field.name: getattr(self, field.name) for field in fields(self) if _is_tensor(self, field.name)}
         tensors |= {f"health.{field.name}": getattr(self.health, field.name) for field in fields(Health)}
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, f"{stem}.safetensors")
-        Path(f"{stem}.json").write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        with replacing(Path(f"{stem}.safetensors"), Path(f"{stem}.json")) as (rows, words):
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, rows)
+            words.write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """Attack, threat and shares."""
@@ -88,10 +98,11 @@ class Outcome:
         """Read what `save` wrote.
 
         Raises:
-            RunError: no such files, or files that hold something else.
+            RunError: no such files, files that hold something else, or rows that are not equally many.
         """
         try:
             tensors = load_file(f"{stem}.safetensors")
+            _check_lengths(tensors)
             words = json.loads(Path(f"{stem}.json").read_text())
             health = Health(**{field.name: tensors.pop(f"health.{field.name}") for field in fields(Health)})
             return cls(
@@ -113,14 +124,15 @@ def strike(
     attack: Attack,
     threat: Ball,
     *,
-    target: Labels | None = None,
+    target: Labels | TargetKind | None = None,
     closest: bool = False,
     generator: Generator | None = None,
     progress: Progress = silent,
 ) -> Outcome:
     """Attack every image that the model gets right, and judge the result.
 
-    The model's mode, gradients and memory layout are restored afterwards, on error too.
+    `target` aims at a class for each image: given as labels, or chosen as steelman.targets says ("random",
+    "least-likely", "next"). The model's mode, gradients and memory layout are restored afterwards, on error too.
 
     Raises:
         PixelError: images that are no float32 pixels in [0, 1], or of a shape that the model does not take.
@@ -134,11 +146,10 @@ def strike(
     with guarded(model):
         logits = logits_of(model, x)
         _check_labels(y, logits)
-        if target is not None:
-            _check_targets(target, y, logits)
+        goal = _targets(target, y, logits, generator)
         right = _right(logits, y)
         rows = right.nonzero().squeeze(1)
-        aim = None if target is None else target[rows]
+        aim = None if goal is None else goal[rows]
         options: dict[str, Any] = {"closest": closest, "generator": generator, "progress": progress}
         found = attack.run(model, x[rows], y[rows], threat, target=aim, **options) if len(rows) else None
         outcome = _blank(attack, threat, x, y, logits, right)
@@ -146,12 +157,12 @@ def strike(
             _forbid_violations(attack, threat, found.x_adv, x[rows])
             outcome.x_adv[rows] = found.x_adv
             outcome.margin[rows] = found.score
-            for name in ("forwards", "backwards", "rejected"):
+            for name in ("forwards", "backwards", "rejected", "audited"):
                 getattr(outcome, name)[rows] = getattr(found, name)
             for field in fields(Health):
                 getattr(outcome.health, field.name)[rows] = getattr(found.health, field.name)
             _judge(model, outcome, rows, aim, x[rows])
-    return replace(outcome, seconds=time.perf_counter() - started, was_training=was_training)
+    return replace(outcome, seconds=time.perf_counter() - started, was_training=was_training, target=goal)
 
 
 def adversarial_accuracy(
@@ -222,6 +233,33 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
         raise
 
 
+@contextlib.contextmanager
+def replacing(*paths: Path) -> Yields[tuple[Path, ...]]:
+    """Paths beside these, to be written; they take these places, one after the other, when the block ends well.
+
+    A reader sees each old file or the new one, never half of one.
+
+    Raises:
+        RunError: the disk is full or the directory is not writable.
+    """
+    drafts = tuple(path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths)
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield drafts
+        for draft, path in zip(drafts, paths, strict=True):
+            draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise RunError(
+            f"cannot write {paths[0]} ({reason}). Make room or give a place in a directory that you may write."
+        ) from None
+    finally:
+        for draft in drafts:
+            if draft.is_file():
+                draft.unlink()
+
+
 def _judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels | None, x: Images) -> None:
     """Fill in what the model says of the returned points, as they are and rounded to 8 bits."""
     y, x_adv = outcome.y[rows], outcome.x_adv[rows]
@@ -266,6 +304,7 @@ def _blank(attack: Attack, threat: Ball, x: Images, y: Labels, logits: Logits, r
         forwards=count,
         backwards=count.clone(),
         rejected=count.clone(),
+        audited=no.clone(),
         health=Health.blank(x),
     )
 
@@ -285,6 +324,16 @@ def _check_labels(y: Labels, logits: Logits, what: str = "labels") -> None:
         )
 
 
+def _targets(
+    target: Labels | TargetKind | None, y: Labels, logits: Logits, generator: Generator | None
+) -> Labels | None:
+    if isinstance(target, str):
+        return choose_targets(target, logits, y, generator or torch.Generator(device=y.device).manual_seed(0))
+    if target is not None:
+        _check_targets(target, y, logits)
+    return target
+
+
 def _check_targets(target: Labels, y: Labels, logits: Logits) -> None:
     """A target that is the label would be reached without any attack, and count as a success."""
     _check_labels(target, logits, "targets")
@@ -296,6 +345,18 @@ def _check_targets(target: Labels, y: Labels, logits: Logits) -> None:
 
 def _is_tensor(outcome: Outcome, name: str) -> bool:
     return isinstance(getattr(outcome, name), torch.Tensor)
+
+
+def _check_lengths(tensors: dict[str, torch.Tensor]) -> None:
+    """Rows that are not equally many tell that the file was put together from several.
+
+    Raises:
+        ValueError: they are not.
+    """
+    lengths = {name: len(tensor) if tensor.ndim else 0 for name, tensor in tensors.items()}
+    num = lengths.get("y", 0)
+    if odd := [f"{name} has {length}" for name, length in sorted(lengths.items()) if length != num]:
+        raise ValueError(f"{odd[0]} rows, y has {num}")
 
 
 def _dtype_remedy(dtype: torch.dtype) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from steelman.attacks import Attack
+from steelman.attacks import Attack, Nearest
+from steelman.attacks.pgd import PGD
+from steelman.curves import Curve, ascending, curve, default_nearest
 from steelman.data import Data, Source
 from steelman.errors import DataError, PixelError, UsageError, WeightsError
 from steelman.evaluate import Outcome, strike
@@ -19,6 +21,7 @@ from steelman.page import Trust
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
 from steelman.stats import mcnemar
+from steelman.targets import TargetKind, check_kind
 from steelman.threats import Ball, Threat
 from steelman.train import Trained, load_run
 from steelman.trust import examine
@@ -34,10 +37,13 @@ class Measurement(Spec):
         weights: the file with that model's weights.
         data: None for the data that the runs were trained on.
         num: the first so many images of the split; None for all.
-        target: the class that the attack aims at; its own images are left out.
+        target: the class that the attack aims at; its own images are left out. Or how one is chosen for each image.
+        curve: radii at which robust accuracy is measured beside that of the threat, from one search for `nearest`.
+        nearest: the minimal-norm attack of the curve; None for `attack` if it is one, else the usual one of the norm.
 
     Raises:
-        UsageError: no model, a threat in which an attack cannot search, a number out of its range, weights for nothing.
+        UsageError: no model, a threat in which an attack cannot search, a number out of its range, weights for nothing,
+            an unknown kind of target, a minimal-norm attack without a curve or none for the norm.
     """
 
     attack: Attack
@@ -49,7 +55,9 @@ class Measurement(Spec):
     split: Literal["test", "val", "train"] = "test"
     num: int | None = None
     seed: int = 0
-    target: int | None = None
+    target: int | TargetKind | None = None
+    curve: tuple[float, ...] = ()
+    nearest: Attack | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +74,22 @@ class Measurement(Spec):
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+        if isinstance(self.target, str):
+            check_kind(self.target)
+        if self.nearest is not None and not self.curve:
+            raise UsageError(f"{self.nearest!r} is for a curve, and no radii were given. Say which with --curve.")
+        if self.curve:
+            object.__setattr__(self, "curve", ascending(self.curve))
+            for attack in self.curve_attacks:
+                attack.check_norm(self.threat)
+
+    @property
+    def curve_attacks(self) -> tuple[Attack, Attack]:
+        """What searches for the nearest success, and what checks it at each radius."""
+        assert isinstance(self.threat, Ball)
+        if isinstance(self.attack, Nearest):
+            return self.nearest or self.attack, PGD(loss="margin")
+        return self.nearest or default_nearest(self.threat), self.attack
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +128,7 @@ class Measured:
     name: str
     outcome: Outcome
     trust: Trust
+    curve: Curve | None = None
 
 
 def prepare(
@@ -123,7 +148,7 @@ def prepare(
         data, more = matched(data, trained[0].classes)
         notes += more
     data = data.first(measurement.num)
-    if measurement.target is not None:
+    if isinstance(measurement.target, int):
         data, more = _without_target(data, measurement.target)
         notes += more
     named = list(zip(_short(measurement.runs), trained, strict=True))
@@ -139,26 +164,26 @@ def prepare(
 
 
 def measure(prepared: Prepared, progress: Progress = silent) -> list[Measured]:
-    """Strike every model, and ask of every number whether it can be trusted."""
+    """Strike every model, and ask of every number whether it can be trusted; with radii also a curve over them."""
     spec, data, found = prepared.measurement, prepared.data, list[Measured]()
     assert isinstance(spec.threat, Ball)
-    target = None if spec.target is None else torch.full_like(data.labels, spec.target)
+    target = torch.full_like(data.labels, spec.target) if isinstance(spec.target, int) else spec.target
     for subject in prepared.subjects:
         words = f"{spec.attack!r} on {subject.name}"
         progress(0, len(data), words)
-        generator = torch.Generator(device=data.images.device).manual_seed(spec.seed)
         outcome = strike(
             subject.model,
             data,
             spec.attack,
             spec.threat,
             target=target,
-            generator=generator,
+            generator=_generator(prepared),
             progress=_saying(progress, words),
         )
+        points = _curve(prepared, subject, outcome, progress) if spec.curve else None
         progress(0, 1, f"checking what can be trusted of {subject.name}")
         trust = examine(subject.model, data, outcome, subject=f"{words} within {spec.threat!r}")
-        found.append(Measured(subject.name, outcome, trust))
+        found.append(Measured(subject.name, outcome, trust, points))
         progress(1, 1, f"checking what can be trusted of {subject.name}")
     return found
 
@@ -172,6 +197,8 @@ def record(prepared: Prepared, found: Sequence[Measured]) -> dict[str, Any]:
         row = one.outcome.to_json()
         row = {"model": one.name, **{k: v for k, v in row.items() if k not in ("attack", "threat")}}
         row |= {"verdict": one.trust.verdict, "trust": [asdict(check) for check in one.trust.checks]}
+        if one.curve is not None:
+            row["curve"] = one.curve.to_json()
         if index:
             row["paired"] = asdict(mcnemar(held[0], held[index]))
         models.append(row)
@@ -205,6 +232,29 @@ def matched(data: Data, classes: tuple[str, ...]) -> tuple[Data, tuple[str, ...]
         )
     note = f"classes are matched by position: {_few(data.classes)} in the data, {_few(classes)} in the model"
     return replace(data, classes=classes), (note,)
+
+
+def _curve(prepared: Prepared, subject: Subject, outcome: Outcome, progress: Progress) -> Curve:
+    """The curve of one model; the attack of the measurement is its check."""
+    words = f"curve of {subject.name}"
+    progress(0, 1, words)
+    nearest, check = prepared.measurement.curve_attacks
+    return curve(
+        subject.model,
+        prepared.data,
+        outcome.threat,
+        prepared.measurement.curve,
+        nearest=nearest,
+        check=check,
+        target=outcome.target,
+        known=(outcome,),
+        generator=_generator(prepared),
+        progress=_saying(progress, words),
+    )
+
+
+def _generator(prepared: Prepared) -> Generator:
+    return torch.Generator(device=prepared.data.images.device).manual_seed(prepared.measurement.seed)
 
 
 def _common_source(runs: Sequence[str], trained: Sequence[Trained]) -> Source:

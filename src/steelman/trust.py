@@ -4,27 +4,34 @@ The list follows Carlini et al. 2019, On evaluating adversarial robustness (arXi
 Obfuscated gradients give a false sense of security (arXiv:1802.00420).
 """
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Generator, nn
 
-from steelman.attacks import Attack
+from steelman.attacks import Attack, Nearest
 from steelman.attacks.fgsm import FGSM
 from steelman.attacks.noise import Noise
 from steelman.attacks.pgd import PGD
+from steelman.attacks.square import Square
 from steelman.data import Data
 from steelman.engine import guarded
+from steelman.errors import UsageError
 from steelman.evaluate import Outcome, accuracy, adversarial_accuracy, logits_of, strike
 from steelman.losses import margin
 from steelman.page import Check, Trust
-from steelman.stats import Share, mcnemar
-from steelman.threats import Ball
+from steelman.stats import Share, clopper_pearson, mcnemar
+from steelman.threats import L0, Ball
 
 SAMPLE = 128  # images that the probes look at
 SHORT = PGD(steps=20)
 LONG = PGD(steps=60, loss="margin")
+SCORES: Attack = Square(
+    queries=200, rescale=True
+)  # short: what holds against 60 gradients should hold against this by far
 
 Verdict = Literal["ok", "warn", "fail", "info"]
 
@@ -38,7 +45,17 @@ def examine(
     generator: Generator | None = None,
     sample: int = SAMPLE,
 ) -> Trust:
-    """All checks of an outcome: those its own rows answer, and probes of the model on its first `sample` images."""
+    """All checks of an outcome: those its own rows answer, and probes of the model on its first `sample` images.
+
+    `data` are the images that the outcome is about, in its order.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if len(data) != len(outcome.y):
+        raise UsageError(
+            f"the outcome is about {len(outcome.y)} images, {len(data)} were given. Give those of the strike."
+        )
     generator = generator or torch.Generator(device=data.images.device).manual_seed(0)
     checks = (*read(outcome), *probe(model, data.first(sample), outcome, generator=generator))
     return Trust(subject or f"{outcome.attack!r} within {outcome.threat!r}", checks)
@@ -50,31 +67,44 @@ def read(outcome: Outcome) -> Iterator[Check]:
     yield _eight_bits(outcome)
     yield _radius(outcome)
     if int(outcome.rejected.sum()):
-        share = int(outcome.rejected.sum()) / max(1, int(outcome.forwards.sum()))
-        words = f"{_percent(share)} of the candidates lay outside the threat and were not counted."
-        yield Check("candidates allowed", "info", _percent(share), words)
+        yield _rejected(outcome)
+    if outcome.audited.any():
+        yield _audit(outcome)
     if outcome.was_training:
         words = "The model was handed over in train mode. It was measured in eval mode; its own state is untouched."
         yield Check("train mode", "info", "train", words, "Call model.eval() before you measure elsewhere.")
 
 
 def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator) -> Iterator[Check]:
-    """The checks that ask the model again; `few` are the first images of those that the outcome is about."""
-    threat = outcome.threat
-    yield from _output_checks(model, few)
-    right, broken = outcome.right[: len(few)], outcome.broken[: len(few)]
-    if threat.eps == 0 or not right.any():
+    """The checks that ask the model again; `few` are the first images of those that the outcome is about.
+
+    A probe that does not search in the threat's norm is left out.
+
+    Raises:
+        UsageError: `few` are other images.
+    """
+    _check_same(few, outcome)
+    threat, num = outcome.threat, len(few)
+    yield from _output_checks(model, few, outcome.attack)
+    if threat.eps == 0 or not outcome.right[:num].any():
         return
-    fgsm, short, long = (strike(model, few, attack, threat, generator=generator) for attack in (FGSM(), SHORT, LONG))
-    yield _one_step(outcome.attack, fgsm.robust, short.robust)
+    one_step = type(threat).__name__ in FGSM.norms
+    short, long = (strike(model, few, attack, threat, generator=generator) for attack in (SHORT, LONG))
+    if one_step:
+        yield _one_step(outcome.attack, strike(model, few, FGSM(), threat, generator=generator).robust, short.robust)
     yield _more_steps(model, few, short, long)
     yield _unbounded(
         strike(model, few, LONG, threat.at(max(threat.eps, threat.largest(few.shape))), generator=generator)
     )
+    left = ~(outcome.broken[:num] | short.broken | long.broken)
     noise = strike(model, few, Noise(tries=20), threat, generator=generator)
-    missed = noise.broken & ~(broken | short.broken | long.broken)
-    yield _noise(int(missed.sum()), len(few))
-    yield _label_leak(model, few, outcome.attack, threat)
+    yield _noise(int((noise.broken & left).sum()), num)
+    if type(threat).__name__ in SCORES.norms:
+        held = (left & long.right).nonzero().squeeze(1)
+        scores = strike(model, few.take(held), SCORES, threat, generator=generator) if len(held) else None
+        yield _scores(0 if scores is None else int(scores.broken.sum()), len(held))
+    if one_step:
+        yield _label_leak(model, few, outcome.attack, threat)
 
 
 def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
@@ -133,24 +163,57 @@ def _eight_bits(outcome: Outcome) -> Check:
     if not broken:
         return Check("8-bit survival", "info", "none broken", "No image was broken, so there is none to store.")
     share = int(outcome.survives.sum()) / broken
+    words = f"{_percent(share)} of the broken images are still broken after rounding to 8 bits, as in a PNG."
+    if share < 0.95:
+        words += (
+            " The attack looks for the nearest success, which lies on the boundary: rounding undoes that by design."
+            if isinstance(outcome.attack, Nearest)
+            else " An attack stops at its first success, often just across the boundary, so this is hard on it: "
+            "the accuracy is not in doubt, the stored files are."
+        )
     return _check(
         "8-bit survival",
         "ok" if share >= 0.95 else "warn",
         _percent(share),
-        f"{_percent(share)} of the broken images are still broken after rounding to 8 bits, as in a PNG.",
+        words,
         "Save as .npz or .safetensors, or attack with a larger eps.",
     )
+
+
+def _rejected(outcome: Outcome) -> Check:
+    share = _percent(int(outcome.rejected.sum()) / max(1, int(outcome.forwards.sum())))
+    if outcome.attack.strays(outcome.threat):
+        words = f"The search looks beyond eps by design: {share} of the candidates lay there and were not counted."
+        return Check("candidates allowed", "ok", share, words)
+    words = f"{share} of the candidates lay outside the threat and were not counted."
+    return Check("candidates allowed", "info", share, words)
+
+
+def _audit(outcome: Outcome) -> Check:
+    """What the full ensemble found among the images that a budgeted attack gave up."""
+    audited, held = outcome.audited, outcome.right & ~outcome.broken
+    missed, given_up = int((audited & outcome.broken).sum()), int((held & ~audited).sum())
+    value = f"{missed} of {int(audited.sum())}"
+    words = f"AutoAttack was run on {int(audited.sum())} images that the search gave up, and broke {missed}."
+    if not given_up:
+        return Check("missed breaks", "ok", value, words + " No image that holds was spared it.", "")
+    bound = clopper_pearson(missed, int(audited.sum()), confidence=0.9)[1]  # one-sided 95 %
+    words += f" Of the {given_up} others that hold it would break at most {_percent(bound)} (95 % confidence)."
+    return Check("missed breaks", "info", value, words, "Attack more images in full: Reliable(audit=100).")
 
 
 def _radius(outcome: Outcome) -> Check:
     threat = outcome.threat
     height, width = outcome.x_adv.shape[2:]
     largest = threat.largest((outcome.x_adv.shape[1], height, width))
-    beyond = threat.eps > largest and threat.eps != float("inf")
-    grey = threat.eps >= largest / 2 and threat.eps != float("inf")
+    beyond = math.isfinite(threat.eps) and threat.eps > largest
+    enough = largest if isinstance(threat, L0) else largest / 2  # the way from any image to mid-grey
+    grey = math.isfinite(threat.eps) and threat.eps >= enough
     clip = "" if threat.clip else " Pixels may leave [0, 1]: such images cannot be stored or shown."
     words = "eps lies within the pixel range."
-    if beyond:
+    if math.isinf(threat.eps):
+        words = "eps has no limit within the pixel range: how far each image holds is the question."
+    elif beyond:
         words = f"eps {threat.eps:g} is beyond the pixel range: every image is allowed. Was eps meant for 0 to 255?"
     elif grey:
         words = f"eps {threat.eps:g} lets an attacker turn every image grey: no classifier can hold."
@@ -158,7 +221,24 @@ def _radius(outcome: Outcome) -> Check:
     return _check("eps and range", verdict, f"{threat!r}", words + clip, "Choose a smaller eps, and clip.")
 
 
-def _output_checks(model: nn.Module, few: Data) -> Iterator[Check]:
+def _check_same(few: Data, outcome: Outcome) -> None:
+    """The outcome's first rows are these images: it has their labels, and what it returns is near them.
+
+    Raises:
+        UsageError: they are not.
+    """
+    rows = slice(0, len(few))
+    if (
+        not torch.equal(few.labels, outcome.y[rows])
+        or not outcome.threat.contains(outcome.x_adv[rows], few.pixels()).all()
+    ):
+        raise UsageError(
+            f"the first {len(few)} rows of the outcome are about other images than those given. "
+            "Give the images of the strike, in its order."
+        )
+
+
+def _output_checks(model: nn.Module, few: Data, attack: Attack) -> Iterator[Check]:
     with guarded(model):
         first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
     probabilities = bool((first.sum(1) - 1).abs().max() < 1e-4 and first.min() >= 0)
@@ -171,16 +251,32 @@ def _output_checks(model: nn.Module, few: Data) -> Iterator[Check]:
         else "The model returns logits.",
         "Return the values before the softmax.",
     )
-    random = not torch.equal(first, again)
+    random, flips = not torch.equal(first, again), float((first.argmax(1) != again.argmax(1)).float().mean())
+    averaged = _averages(attack)
     yield _check(
         "deterministic",
-        "warn" if random else "ok",
-        "random" if random else "same twice",
-        "The same image gives different outputs: one gradient of a random model is not its direction."
-        if random
-        else "The same image gives the same output twice.",
-        "Average gradients over several draws (expectation over transformation).",
+        "ok" if not random else "fail" if flips and not averaged else "warn",
+        f"random, {_percent(flips)} of predictions differ" if random else "same twice",
+        "The same image gives the same output twice."
+        if not random
+        else "The same image gives different outputs: one gradient of a random model is not its direction, and one "
+        "answer not its answer." + (" The attack averages over draws." if averaged else ""),
+        "Attack the mean over draws (expectation over transformation), such as PGD(samples=20).",
     )
+
+
+def _averages(attack: Attack) -> bool:
+    """Whether the attack, or one inside it, follows the mean gradient of several draws."""
+    return any(one.needs == "gradients" and getattr(one, "samples", 1) > 1 for one in _parts(attack))
+
+
+def _parts(attack: Attack) -> Iterator[Attack]:
+    """The attack and all attacks inside it."""
+    yield attack
+    inside = [getattr(attack, field.name) for field in dataclasses.fields(attack)]
+    for one in (*inside, *getattr(attack, "members", ())):
+        if isinstance(one, Attack):
+            yield from _parts(one)
 
 
 def _one_step(attack: Attack, fgsm: Share, short: Share) -> Check:
@@ -243,6 +339,20 @@ def _noise(missed: int, n: int) -> Check:
         if missed
         else "Random noise breaks no image that the gradient attacks left.",
         "Use an attack that needs no gradients beside it.",
+    )
+
+
+def _scores(missed: int, n: int) -> Check:
+    """An attack without gradients must not beat those with (Carlini et al. 2019, section 4.8; Athalye et al. 2018)."""
+    return _check(
+        "gradients against scores",
+        "fail" if missed else "ok",
+        f"{missed} of {n}",
+        f"{SCORES!r}, which needs no gradients, breaks {missed} of {n} images that the attack and {LONG!r} left: "
+        "the model masks its gradients."
+        if missed
+        else f"{SCORES!r}, which needs no gradients, breaks none of the {n} images that the gradient attacks left.",
+        "Judge this model by attacks without gradients, such as Square(), and by margin losses.",
     )
 
 

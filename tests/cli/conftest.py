@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from steelman.attacks.pgd import PGD
+from steelman.attacks.square import Square
 from steelman.cli import main
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -17,6 +18,7 @@ def quick_and_quiet(monkeypatch):
     monkeypatch.setattr("steelman.cli.bar.PATIENCE", 1e6)
     monkeypatch.setattr("steelman.trust.SHORT", PGD(steps=3))
     monkeypatch.setattr("steelman.trust.LONG", PGD(steps=6, loss="margin"))
+    monkeypatch.setattr("steelman.trust.SCORES", Square(queries=20))
 
 
 @pytest.fixture(scope="session")

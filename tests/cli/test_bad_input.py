@@ -84,18 +84,23 @@ def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("PDG()", *LINF), "unknown attack 'PDG'. Did you mean PGD? Possible: FGSM, Noise, PGD, Strongest"),
+        (("PGB()", *LINF), "unknown attack 'PGB'. Did you mean PGD? Possible: "),
         (("PGD(stps=3)", *LINF), "unknown field of PGD 'stps'. Did you mean steps? Possible: loss"),
         (("PGD(steps=0)", *LINF), "expected at least one step"),
-        (("PGD()", "--threat", "Lin(0.1)"), "unknown threat 'Lin'. Did you mean Linf? Possible: L2, Linf"),
+        (("PGD()", "--threat", "Lin(0.1)"), "unknown threat 'Lin'. Did you mean Linf? Possible: L0, L1, L2, Linf"),
         (("PGD()", "--threat", "Linf"), "Linf needs eps"),
         (("PGD()", "--threat", "Linf(-0.1)"), "Linf: eps is -0.1. Expected a radius >= 0"),
         (("PGD()", "--threat", "Linf(nan)"), "Linf: eps is nan. Expected a radius >= 0"),
-        (("PGD()",), "no threat was given. Say what an attacker may do with --threat, such as L2(0.3) or Linf(0.3)"),
+        (("PGD()",), "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3)"),
         (("PGD()", *LINF, "--num", "0"), "num is 0. Expected 1 image or more."),
         (("PGD()", *LINF, "--num", "many"), 'Invalid value for --num: unable to convert "many" into int'),
         (("PGD()", *LINF, "--seed", "-1"), "seed is -1. Expected 0 or more."),
         (("PGD()", *LINF, "--target", "3"), "target is 3. Expected a class from 0 to 2 (0, 1, 2)."),
+        (("PGD()", *LINF, "--target", "worst"), "unknown target 'worst'. Possible: least-likely, next, random. Or the"),
+        (
+            ("PGD()", *LINF, "--export", "set.jpg"),
+            "nothing is known of .jpg. Possible: FILE.npz, FILE.safetensors, or a",
+        ),
         (("PGD()", *LINF, "--weights", "w.pt"), "w.pt were given without a model. Say which with --model."),
         (("PGD()", *LINF, "--model", "CNN"), "two models were given"),
         (("PGD()", *LINF, "--skip-bad"), "--skip-bad was given for Arrays("),
@@ -104,6 +109,30 @@ def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypa
 )
 def test_what_an_attack_cannot_use_is_said(refused, runs, words, said):
     assert said in refused("attack", runs / "plain", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--curve", "0.1,many"), "cannot read the radii '0.1,many'. Expected such as 0.05,0.1,8/255, or how many."),
+        (("--curve", "1/0"), "cannot read the radii '1/0'."),
+        (("--curve", "0"), "0 radii up to Linf(0.1). Expected 1 or more up to a finite eps, or the radii"),
+        (("--curve", "0.1,-0.2"), "the radii of a curve are -0.2, 0.1. Expected finite ones above 0"),
+        (("--curve", "4", "--threat", "L2(inf)"), "4 radii up to L2(inf). Expected 1 or more up to a finite eps"),
+        (("--nearest", "FMN()"), "FMN() is for a curve, and no radii were given. Say which with --curve."),
+        (("--curve", "4", "--nearest", "DDN()"), "DDN() does not search in Linf"),
+    ],
+)
+def test_what_a_curve_cannot_use_is_said(refused, runs, words, said):
+    threat = () if "--threat" in words else LINF
+    assert said in refused("evaluate", runs / "plain", *threat, *words)
+
+
+def test_places_that_are_no_export_are_refused_before_computing(refused, runs, tmp_path, no_training):
+    (tmp_path / "file").touch()
+    words = ("attack", runs / "plain", *LINF, "--export")
+    assert "cannot write to" in refused(*words, tmp_path / "file" / "set.npz")
+    assert "is there already and not an empty folder" in refused(*words, tmp_path)
 
 
 def test_a_target_that_every_image_has_is_refused(refused, runs):

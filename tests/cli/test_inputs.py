@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from steelman.attacks.fmn import FMN
+from steelman.attacks.pgd import PGD
 from steelman.cli import inputs
 from steelman.data.arrays import Arrays
 from steelman.data.digits import Digits
 from steelman.data.folder import Folder
-from steelman.errors import UsageError
+from steelman.errors import SpecError, UsageError
+from steelman.spec import parse
+from steelman.threats import L0, Linf
 
 
 def test_names_specs_and_paths_are_told_apart(tmp_path, monkeypatch):
@@ -45,6 +49,30 @@ def test_an_outcome_s_path_has_no_ending(tmp_path):
         assert inputs.stem(tmp_path / given) == tmp_path / "a" / "set"
     assert inputs.stem(tmp_path / "set.v1") == tmp_path / "set.v1"
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_radii_are_named_or_counted():
+    assert inputs.radii("0.05, 8/255,0.1", Linf(0.3)) == (0.05, 8 / 255, 0.1)
+    assert inputs.radii("4", Linf(0.2)) == pytest.approx((0.05, 0.1, 0.15, 0.2))
+    assert inputs.radii("3", Linf(0.3))[-1] == 0.3  # the threat's own eps, to the last bit
+    assert inputs.radii("10", L0(4.0)) == (1.0, 2.0, 3.0, 4.0)  # whole numbers of values
+    assert inputs.radii("1.0", Linf(0.3)) == (1.0,)
+
+
+def test_a_measurement_with_a_curve_is_its_text():
+    for text in (
+        "Measurement(PGD(), Linf(0.3), runs=('a',), target='least-likely')",
+        "Measurement(PGD(), Linf(0.3), runs=('a',), target=3)",
+        "Measurement(PGD(), L2(2.0), runs=('a',), curve=(0.5, 1.0), nearest=DDN())",
+    ):
+        assert repr(parse(text, "measurement")) == text
+    asked = parse("Measurement(PGD(), Linf(0.3), runs=('a',), curve=(0.2, 0.1, 0.2))", "measurement")
+    assert asked.curve == (0.1, 0.2)
+    assert asked.curve_attacks == (FMN(), PGD())
+    own = parse("Measurement(FMN(steps=7), Linf(0.3), runs=('a',), curve=(0.1,))", "measurement")
+    assert own.curve_attacks == (FMN(steps=7), PGD(loss="margin"))
+    with pytest.raises(SpecError, match=r"Measurement\.target is 'worst'\. Expected .*one of 'random', 'least-likely'"):
+        parse("Measurement(PGD(), Linf(0.3), runs=('a',), target='worst')", "measurement")
 
 
 def test_a_study_s_pictures_can_be_left_out(tmp_path):

@@ -99,6 +99,7 @@ def test_attack_saves_what_it_prints(call, runs, tmp_path):
     assert outcome.attack == PGD(steps=10)
     assert facts["saved"] == f"{tmp_path / 'sets' / 'pgd'}.safetensors"
     assert {"name", "verdict", "value", "words", "remedy"} == set(facts["trust"][0])
+    assert "gradients against scores" in [check["name"] for check in facts["trust"]]
 
 
 def test_attack_prints_shares_trust_and_where_it_saved(call, runs, tmp_path):
@@ -136,6 +137,54 @@ def test_a_targeted_attack_leaves_the_target_s_own_images_out(call, runs, arrays
     out = call("attack", runs / "plain", *LINF, "--target", "1")[1]
     assert "aimed at class 1" in out
     assert f"note     left out {int((labels == 1).sum())} images of the target class itself" in out
+
+
+def test_a_target_is_chosen_for_every_image(call, runs, tmp_path):
+    for kind, words in (("least-likely", "the least likely class"), ("random", "a random other class")):
+        path = tmp_path / kind
+        facts = told(call, "attack", runs / "plain", *LINF, "--target", kind, "--save", path)
+        outcome = Outcome.load(path)
+        assert (facts["target"], facts["n"]) == (kind, 18)
+        assert (outcome.target != outcome.y).all()
+        assert torch.equal(outcome.broken, outcome.right & (outcome.after == outcome.target))
+        assert f"aimed at {words}" in call("attack", runs / "plain", *LINF, "--target", kind)[1]
+    facts = told(call, "evaluate", runs / "plain", *LINF, "--attack", "FGSM()", "--target", "next")
+    assert facts["target"] == "next"
+
+
+# export
+
+
+def test_exported_images_are_those_that_were_attacked(call, runs, arrays, tmp_path):
+    words = ("attack", runs / "plain", "FGSM()", *LINF, "--save", tmp_path / "set", "--export", tmp_path / "set.npz")
+    facts = told(call, *words)
+    assert facts["exported"] == str(tmp_path / "set.npz")
+    arrays, outcome = np.load(tmp_path / "set.npz"), Outcome.load(tmp_path / "set")
+    assert np.array_equal(arrays["x_adv"], outcome.x_adv.numpy())
+    assert np.abs(arrays["x_adv"] - arrays["x"]).max() <= 0.2 + 1e-6
+    assert np.array_equal(arrays["broken"], outcome.broken.numpy())
+    with torch.no_grad():
+        guess = load_run(runs / "plain").model(torch.from_numpy(arrays["x"])).argmax(1)
+    assert np.array_equal(arrays["before"], guess.numpy())
+
+
+def test_pictures_that_lost_their_effect_are_warned_of(call, runs, tmp_path, monkeypatch):
+    code, out, err = call("attack", runs / "plain", "FGSM()", *LINF, "--export", tmp_path / "fine")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"exported {tmp_path / 'fine'}"
+    assert len(list((tmp_path / "fine").glob("*.png"))) == 18
+    survive = Outcome.robust.fget
+
+    def none_survives(self):
+        self.survives.zero_()
+        return survive(self)
+
+    monkeypatch.setattr(Outcome, "robust", property(none_survives))
+    code, out, err = call("attack", runs / "plain", "FGSM()", *LINF, "--export", tmp_path / "lost")
+    assert code == 0
+    assert err.startswith("steelman: warning: 100.0 % of the ")
+    assert "broken images are not broken as 8-bit PNG: see the column survives of" in err
+    assert err.count("\n") == 1
 
 
 def test_a_factory_of_the_user_is_attacked(call, arrays, tmp_path, monkeypatch):
@@ -229,6 +278,48 @@ def test_classes_are_matched_by_name_and_else_by_position(call, runs, arrays, tm
     assert third["notes"] == ["classes are matched by position: a, b, c in the data, 0, 1, 2 in the model"]
 
 
+def test_a_curve_of_two_models(call, runs, tmp_path):
+    names, radii = (runs / "plain", runs / "other"), ("--curve", "3", "--nearest", "FMN(steps=10)")
+    words = ("evaluate", *names, *LINF, "--attack", "PGD(steps=5)", *radii, "--out", tmp_path / "e")
+    facts = told(call, *words)
+    for index, model in enumerate(facts["models"]):
+        found, rows = model["curve"], load_file(tmp_path / "e" / "examples" / f"curve-{index}.safetensors")
+        values = [point["robust"]["value"] for point in found["points"]]
+        assert [point["eps"] for point in found["points"]] == pytest.approx([0.2 / 3, 0.4 / 3, 0.2])
+        assert values == sorted(values, reverse=True)
+        assert values[-1] <= model["robust"]["value"]
+        held = rows["right"] & ~(rows["distance"] <= 0.2 + 1e-6)
+        assert values[-1] * 18 == pytest.approx(int(held.sum()))
+        assert found["points"][0]["robust"]["low"] == pytest.approx(interval(found["points"][0]["robust"])[0])
+        assert found["attacks"][:2] == ["FMN(steps=10)", "PGD(steps=5)"]
+    page = Page.load(tmp_path / "e" / "results" / "page.json")
+    (section,) = (section for section in page.sections if section.title == "Over eps")
+    lines, radii, table = section.items
+    assert [one.label for one in lines.panels[0].series] == ["plain", "other"]
+    assert lines.panels[0].series[0].x[0] == 0
+    assert lines.panels[0].series[0].y[0] == facts["models"][0]["natural"]["value"]
+    assert sum(radii.series[1].y) == pytest.approx(1)
+    assert [row[0] for row in table.rows] == ["plain", "other"]
+    assert call("report", tmp_path / "e")[0] == 0
+    assert (tmp_path / "e" / "figures" / "curve.svg").stat().st_size > 1000
+    assert "Over eps" in (tmp_path / "e" / "report.html").read_text()
+
+
+def test_a_curve_is_printed_as_a_table(call, runs):
+    words = ("evaluate", runs / "plain", *LINF, "--attack", "PGD(steps=5)", "--curve", "0.05,0.5")
+    code, out, err = call(*words)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    at = lines.index("")
+    assert lines[at + 1].startswith("curve    robust accuracy over eps: FMN(), checked by PGD(steps=5)")
+    assert lines[at + 2].split() == ["eps", "plain"]
+    assert [line.split()[0] for line in lines[at + 3 : at + 5]] == ["0.05", "0.5"]
+    assert "n = 18" in lines[at + 3]
+    assert any(line.startswith("median radius") for line in lines)
+    assert lines[-1].startswith("cost     plain: ")
+    assert "gradients" in lines[-1]
+
+
 # report
 
 
@@ -307,7 +398,7 @@ def test_lists_name_what_parse_knows(call, what):
 
 def test_the_list_of_attacks_says_norm_needs_cost_and_paper(call):
     attacks = {one["name"]: one for one in told(call, "list", "attacks")}
-    assert attacks["PGD"]["norms"] == ["Linf", "L2"]
+    assert attacks["PGD"]["norms"] == ["Linf", "L2", "L1", "L0"]
     assert attacks["PGD"]["needs"] == "gradients"
     assert attacks["PGD"]["cost"].startswith("40 gradients")
     assert "1706.06083" in attacks["PGD"]["paper"]

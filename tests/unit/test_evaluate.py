@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from steelman import evaluate
@@ -18,6 +19,7 @@ from steelman.data import Data
 from steelman.errors import PixelError, RunError, ThreatViolation, UsageError
 from steelman.evaluate import Outcome, accuracy, adversarial_accuracy, check_pixels, strike
 from steelman.stats import clopper_pearson
+from steelman.targets import choose_targets
 from steelman.threats import L2, Linf
 
 
@@ -113,6 +115,37 @@ def test_a_target_must_be_reached():
     far = strike(model, (x, zeros(2)), PGD(steps=10), Linf(0.05), target=target)
     assert not far.broken.any()
     assert far.distance.isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["random", "least-likely", "next"])
+def test_a_target_can_be_chosen_for_each_image(kind):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))
+        model[1].bias.zero_()
+    x = torch.rand((12, 1, 2, 2), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = model(x)
+    y = logits.argmax(1)
+    y[0] = (y[0] + 2) % 5  # wrong from the start; it has a target all the same
+    generator = torch.Generator().manual_seed(7)
+    outcome = strike(model, (x, y), PGD(steps=5), Linf(0.6), target=kind, generator=generator)
+    expected = {
+        "random": choose_targets("random", logits, y, torch.Generator().manual_seed(7)),
+        "least-likely": logits.scatter(1, y[:, None], math.inf).argmin(1),
+        "next": (y + 1) % 5,
+    }
+    assert torch.equal(outcome.target, expected[kind])
+    assert torch.equal(outcome.broken, outcome.right & (outcome.after == outcome.target))
+    assert outcome.broken.any() or kind == "least-likely"  # a class that no image near is taken for
+    assert strike(model, (x, y), FGSM(), Linf(0.1)).target is None
+
+
+def test_random_targets_without_a_generator_are_those_of_seed_0():
+    x, y = torch.rand(9, 1, 2, 2), torch.arange(9) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    first, second = (strike(model, (x, y), FGSM(), Linf(0.1), target="random").target for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_closest_finds_a_nearer_success():
@@ -339,6 +372,43 @@ def test_an_outcome_that_cannot_be_read_is_named(tmp_path):
         (tmp_path / "gone.json").write_text(text)
         with pytest.raises(RunError, match=words):
             Outcome.load(tmp_path / "gone")
+
+
+def test_a_targeted_outcome_keeps_its_targets_on_disk(tmp_path):
+    outcome = strike(Threshold(), grey_data(), FGSM(), Linf(0.1), target="next")
+    outcome.save(tmp_path / "aimed")
+    assert torch.equal(Outcome.load(tmp_path / "aimed").target, outcome.target)
+
+
+def test_a_kill_while_saving_leaves_the_old_outcome(tmp_path, monkeypatch):
+    old = strike(Threshold(), grey_data(), FGSM(), Linf(0.1))
+    old.save(tmp_path / "set")
+
+    def killed(self, text):
+        (tmp_path / self).write_bytes(b"half a fi")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        strike(Threshold(), grey_data(), FGSM(), Linf(0.2)).save(tmp_path / "set")
+    monkeypatch.undo()
+    assert Outcome.load(tmp_path / "set").threat == old.threat
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set.json", "set.safetensors"]
+
+
+def test_an_outcome_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot write .*set\.safetensors \(.*\)\. Make room or give a place"):
+        strike(Threshold(), grey_data(), FGSM(), Linf(0.1)).save(tmp_path / "file" / "set")
+
+
+def test_rows_of_different_length_are_refused(tmp_path):
+    strike(Threshold(), grey_data(), FGSM(), Linf(0.1)).save(tmp_path / "set")
+    tensors = load_file(tmp_path / "set.safetensors")
+    for name, change in (("distance", tensors["distance"][:4]), ("health.moved", torch.tensor(1.0))):
+        save_file({**tensors, name: change}, tmp_path / "set.safetensors")
+        with pytest.raises(RunError, match=rf"cannot read the outcome .*: {name} has \d rows, y has 6\. Expected"):
+            Outcome.load(tmp_path / "set")
 
 
 # ---- bad input, in one clear line

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from steelman.attacks import Found, Problem
 from steelman.attacks.fgsm import FGSM
+from steelman.attacks.found import broken, join
 from steelman.attacks.pgd import PGD
-from steelman.attacks.problem import broken, join
 from steelman.threats import Linf
 
 
@@ -297,3 +297,65 @@ def test_join_puts_chunks_in_order():
     torch.testing.assert_close(joined.score, whole.score)
     assert torch.equal(joined.success, whole.success)
     assert torch.equal(joined.health.steps, whole.health.steps)
+
+
+# ---- gradients through what the model sees instead
+
+
+def test_through_gives_the_candidates_gradient_of_what_the_model_sees():
+    """The model sees x / 2: margin 1 - ((x / 2 - .3) / .1)^2, whose slope in x is -100 (x / 2 - .3)."""
+    search = problem(Ridge(0.3, 0.1), pixel(0.5, 0.4, 0.45))
+    values, grads = search.value_and_grad(pixel(0.4, 0.35, 0.3), "margin", through=lambda seen: seen / 2)
+    torch.testing.assert_close(values, torch.tensor([1 - 1.0, 1 - 1.5625, 1 - 2.25]))
+    torch.testing.assert_close(grads, pixel(10.0, 12.5, 15.0))
+
+
+def test_what_the_model_sees_through_is_counted_but_never_judged():
+    """Neither the candidate, which is wrong, nor its image, which is outside the threat, counts as tried."""
+    search = problem(Ridge(0.3, 0.1), pixel(0.5, 0.5), threat=Linf(0.1))
+    search.value_and_grad(pixel(0.6, 0.4), "margin", through=lambda seen: seen / 2)
+    found = search.found()
+    assert found.forwards.tolist() == found.backwards.tolist() == found.health.steps.tolist() == [1, 1]
+    assert not found.success.any()
+    assert not found.rejected.any()
+    assert (found.score == -math.inf).all()
+    assert torch.equal(found.x_adv, pixel(0.5, 0.5))
+    assert (search.margin == -math.inf).all()
+    assert not found.health.moved.any()
+
+
+def test_each_sample_goes_through_a_map_of_its_own():
+    seen_before: list[int] = []
+
+    def darker(seen: Tensor) -> Tensor:
+        seen_before.append(len(seen))
+        return seen / len(seen_before)
+
+    search = problem(Ridge(0.3, 0.1), pixel(0.5))
+    values, grads = search.value_and_grad(pixel(0.4), "margin", samples=2, through=darker)
+    torch.testing.assert_close(values, torch.tensor([1 - (1.0 + 1.0) / 2]))  # sees .4, then .2
+    torch.testing.assert_close(grads, pixel((-20.0 + 20.0 / 2) / 2))
+    assert search.found().forwards.tolist() == search.found().backwards.tolist() == [2]
+
+
+def test_finished_images_do_not_go_through():
+    sizes: list[int] = []
+
+    def watched(seen: Tensor) -> Tensor:
+        sizes.append(len(seen))
+        return seen
+
+    search = problem(Ridge(0.6, 0.05), pixel(0.5, 0.5, 0.5), batch=10)
+    search.show(pixel(0.6, 0.5, 0.52))
+    _, grads = search.value_and_grad(pixel(0.61, 0.54, 0.53), "margin", through=watched)
+    assert sizes == [2]
+    assert grads[0] == 0
+    assert search.found().forwards.tolist() == [1, 2, 2]
+
+
+def test_for_training_a_pass_through_leaves_the_last_candidate_alone():
+    search = problem(Ridge(0.6, 0.05), pixel(0.5), judged=False)
+    search.show(pixel(0.55))
+    _, grads = search.value_and_grad(pixel(0.4), "margin", through=lambda seen: seen + 0.1)
+    assert grads > 0
+    torch.testing.assert_close(search.best, pixel(0.55))

@@ -1,5 +1,7 @@
 """Each trust check: quiet on an honest model, loud on the one model that it is there for."""
 
+import dataclasses
+import itertools
 import math
 import re
 
@@ -9,12 +11,16 @@ from torch import Tensor, nn
 
 from steelman import trust
 from steelman.attacks.fgsm import FGSM
+from steelman.attacks.fmn import FMN
 from steelman.attacks.noise import Noise
 from steelman.attacks.pgd import PGD
+from steelman.attacks.square import Square
+from steelman.attacks.strongest import Strongest
 from steelman.data import Data
+from steelman.errors import UsageError
 from steelman.evaluate import strike
 from steelman.page import Check, Trust
-from steelman.threats import L2, Linf
+from steelman.threats import L0, L1, L2, Linf
 from steelman.trust import examine, probe, read
 
 N, SIDE = 90, 5
@@ -83,24 +89,38 @@ def short(monkeypatch):
     """Probes of fewer steps, where the model is too plain or too broken for the number to matter."""
     monkeypatch.setattr(trust, "SHORT", PGD(steps=10))
     monkeypatch.setattr(trust, "LONG", PGD(steps=15, loss="margin"))
+    monkeypatch.setattr(trust, "SCORES", Square(queries=60, rescale=True))
 
 
+QUICK = pytest.mark.usefixtures("short")
 EVERY = [
     "gradient NaN", "gradient zero", "softmax saturated", "pixels moved", "8-bit survival", "eps and range", "logits",
-    "deterministic", "FGSM against PGD", "more steps", "unlimited eps", "random noise", "label leaking",
+    "deterministic", "FGSM against PGD", "more steps", "unlimited eps", "random noise", "gradients against scores",
+    "label leaking",
 ]  # fmt: skip
 
 
 # ---- an honest model
 
 
-@pytest.mark.parametrize("attack", [PGD(steps=20), FGSM()], ids=repr)
-@pytest.mark.parametrize("threat", [Linf(0.12), L2(0.5)], ids=repr)
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [(PGD(steps=20), Linf(0.12)), (PGD(steps=20), L2(0.5)), (FGSM(), L1(2.5))],
+    ids=repr,
+)
 def test_every_check_is_ok_on_an_honest_model(honest, data, attack, threat):
     found = checks(honest, data, attack, threat)
     assert list(found) == EVERY
     assert {name: check.verdict for name, check in found.items()} == dict.fromkeys(EVERY, "ok")
     assert all(check.words and not check.remedy for check in found.values())
+
+
+def test_where_there_is_no_one_step_and_no_square_attack_those_probes_are_left_out(honest, data):
+    """No FGSM and no Square search in L0."""
+    found = checks(honest, data, PGD(steps=20), L0(3.0))
+    left = ["FGSM against PGD", "gradients against scores", "label leaking"]
+    assert list(found) == [name for name in EVERY if name not in left]
+    assert {check.verdict for check in found.values()} == {"ok"}
 
 
 def test_an_honest_model_is_not_just_untouched(honest, data):
@@ -130,6 +150,22 @@ def test_probes_look_at_the_first_images_only(honest, data):
     assert found["random noise"].value == "0 of 10"
 
 
+@QUICK
+def test_the_images_must_be_those_of_the_outcome(honest, data):
+    """Other images, or the same in another order, would answer for what was not measured."""
+    outcome = strike(honest, data, FGSM(), Linf(0.12))
+    with pytest.raises(UsageError, match=r"the outcome is about 90 images, 40 were given\. Give those of the strike"):
+        examine(honest, data.first(40), outcome)
+    words = r"the first \d+ rows of the outcome are about other images than those given\. Give the images of the strike"
+    other_labels = Data(data.images, (data.labels + 1) % 3, CLASSES)
+    other_images = Data(255 - data.images, data.labels, CLASSES)
+    for other in (other_labels, other_images, data.take(torch.arange(N - 1, -1, -1))):
+        with pytest.raises(UsageError, match=words):
+            examine(honest, other, outcome)
+    with pytest.raises(UsageError, match=words):
+        list(probe(honest, data.take(torch.arange(3, 20)), outcome, generator=seeded()))
+
+
 @pytest.mark.usefixtures("short")
 def test_probes_disturb_neither_model_nor_global_generator(honest, data):
     model = fit(data, steps=5).train()
@@ -140,9 +176,6 @@ def test_probes_disturb_neither_model_nor_global_generator(honest, data):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-
-
-QUICK = pytest.mark.usefixtures("short")
 
 
 # ---- models that hide from gradients
@@ -211,6 +244,57 @@ def test_a_shelter_from_gradients_is_found_by_noise_and_by_an_unlimited_radius(d
     assert found["more steps"].verdict == "fail"
 
 
+@QUICK
+@pytest.mark.parametrize("threat", [Linf(0.12), L2(0.5)], ids=repr)
+def test_a_model_quantised_to_four_levels_is_broken_without_gradients(honest, data, threat):
+    """Its gradient is zero wherever an image lies, so that no gradient attack finds what random search does."""
+    model = Wrapped(honest, before=lambda x: (x * 3).round() / 3)
+    found = checks(model, data, FGSM(), threat)
+    assert found["gradients against scores"].verdict == "fail"
+    assert "masks its gradients" in found["gradients against scores"].words
+    assert found["gradients against scores"].remedy
+    assert found["gradient zero"].verdict == "fail"
+    missed, held = map(int, found["gradients against scores"].value.split(" of "))
+    assert 0 < missed <= held <= N
+
+
+@QUICK
+def test_probabilities_of_steep_logits_are_named_from_several_sides(honest, data):
+    """The softmax of scaled logits: confidence 1, gradient 0, and taken for logits."""
+    model = Wrapped(honest, after=lambda logits: (1000 * logits).softmax(1))
+    outcome = strike(model, data, PGD(steps=20), Linf(0.12), generator=seeded())
+    panel = examine(model, data, outcome)
+    failed = [check.name for check in panel.checks if check.verdict == "fail"]
+    assert panel.verdict == "fail"
+    assert {"gradient zero", "logits", "unlimited eps"} <= set(failed)
+    assert outcome.robust.value > strike(honest, data, PGD(steps=20), Linf(0.12)).robust.value + 0.2
+
+
+@QUICK
+def test_a_root_at_zero_fails_the_whole_panel():
+    data = make_data(black=2)
+    model = Wrapped(fit(data), before=lambda x: (x**2).sqrt())
+    panel = examine(model, data, strike(model, data, PGD(steps=20), Linf(0.12), generator=seeded()))
+    assert panel.verdict == "fail"
+    assert "gradient NaN" in [check.name for check in panel.checks if check.verdict == "fail"]
+
+
+@QUICK
+def test_noise_drawn_at_every_call_fails_unless_the_attack_averages(honest, data):
+    generator = seeded(4)
+    noisy = Wrapped(honest, before=lambda x: x + 0.5 * torch.randn(x.shape, generator=generator))
+    found = []
+    for attack in (PGD(steps=2), PGD(steps=2, samples=2), Strongest((FGSM(), PGD(steps=2, samples=2)))):
+        outcome = strike(noisy, data, attack, Linf(0.12))
+        found.append(
+            {check.name: check for check in itertools.islice(probe(noisy, data, outcome, generator=seeded()), 2)}
+        )
+    assert [checks["deterministic"].verdict for checks in found] == ["fail", "warn", "warn"]
+    check = found[0]["deterministic"]
+    assert re.match(r"random, \d+\.\d % of predictions differ", check.value)
+    assert "expectation over transformation" in check.remedy
+
+
 # ---- models that are something else than they look
 
 
@@ -229,9 +313,10 @@ def test_probabilities_are_not_logits(honest, data):
 @QUICK
 def test_a_random_model_is_named(honest, data):
     generator = seeded(3)
-    noisy = Wrapped(honest, after=lambda z: z + 0.1 * torch.randn(z.shape, generator=generator))
+    noisy = Wrapped(honest, after=lambda z: z + 1e-6 * torch.randn(z.shape, generator=generator))
     found = checks(noisy, data)
     assert found["deterministic"].verdict == "warn"
+    assert found["deterministic"].value == "random, 0.0 % of predictions differ"
     assert "expectation over transformation" in found["deterministic"].remedy
 
 
@@ -327,6 +412,20 @@ def test_what_8_bits_undo_is_named(data):
     assert check.verdict == "warn"
     assert check.value == "0.0 %"
     assert "safetensors" in check.remedy
+    assert "stops at its first success" in check.words
+    near = dataclasses.replace(outcome, attack=FMN())
+    words = {check.name: check for check in read(near)}["8-bit survival"].words
+    assert "rounding undoes that by design" in words
+
+
+@QUICK
+def test_a_search_for_the_nearest_success_may_look_beyond_eps(honest, data):
+    for attack in (FMN(steps=5), Strongest((PGD(steps=2), FMN(steps=5)))):
+        found = {check.name: check for check in read(strike(honest, data, attack, Linf(0.01)))}
+        check = found["candidates allowed"]
+        assert check.verdict == "ok"
+        assert "looks at any distance" in check.words
+        assert "not counted" not in check.words
 
 
 @QUICK
@@ -349,12 +448,17 @@ def test_without_a_broken_image_there_is_none_to_store(honest, data):
         (L2(2.4), "ok", "within the pixel range"),
         (L2(2.5), "warn", "turn every image grey"),
         (L2(5.1), "fail", "beyond the pixel range"),
-        (L2(math.inf), "ok", "within"),
+        (L1(12.4), "ok", "within the pixel range"),
+        (L1(12.5), "warn", "turn every image grey"),
+        (L0(24.0), "ok", "within the pixel range"),
+        (L0(25.0), "warn", "turn every image grey"),
+        (L0(26.0), "fail", "beyond the pixel range"),
+        (L2(math.inf), "ok", "no limit within the pixel range"),
         (Linf(0.3, clip=False), "warn", r"within the pixel range\. Pixels may leave \[0, 1\]"),
     ],
 )
 def test_a_radius_is_compared_with_the_pixel_range(honest, data, threat, verdict, words):
-    outcome = strike(honest, data, FGSM(), threat)
+    outcome = strike(honest, data, Noise(1), threat)
     check = {check.name: check for check in read(outcome)}["eps and range"]
     assert check.verdict == verdict
     assert check.value == repr(threat)

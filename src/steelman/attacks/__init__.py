@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, nn
 
-from steelman.attacks.problem import Found, Problem, broken, join
+from steelman.attacks.found import Found, broken, join
+from steelman.attacks.problem import Problem
 from steelman.engine import chunk_size, guarded, micro_batch, predict
 from steelman.errors import UsageError
 from steelman.progress import Progress, silent
@@ -32,6 +33,10 @@ class Attack(Spec):
     def cost(self) -> str:
         """What one image costs at most, in words."""
         raise NotImplementedError
+
+    def strays(self, threat: Ball) -> bool:  # noqa: ARG002
+        """Whether the search shows candidates outside the threat by design."""
+        return False
 
     def check_norm(self, threat: Ball) -> None:
         """See that the attack searches in the threat's norm.
@@ -137,6 +142,10 @@ class Nearest(Attack):
     It shows candidates at any distance; those outside the threat are counted as rejected, not as successes. With
     `closest=True` and an unlimited threat, L2(inf) for one, it gives each image's smallest perturbation found.
     """
+
+    def strays(self, threat: Ball) -> bool:  # noqa: ARG002
+        """True: candidates at any distance."""
+        return True
 
     def perturb(
         self, model: nn.Module, x: Images, y: Labels, threat: Ball, *, generator: Generator | None = None

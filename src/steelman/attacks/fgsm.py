@@ -9,7 +9,8 @@ from steelman.losses import LossName
 
 @dataclass(frozen=True, repr=False)
 class FGSM(Attack):
-    """One step to the edge of the ball: along the gradient's sign for L-inf, the unit gradient for L2, a few pixels for L1.
+    """One step to the edge of the ball: along the gradient's sign for L-inf, the unit gradient for L2, and on few
+    pixels for L1.
 
     With `random_start` the step leaves from a random point (FGSM-RS of Wong et al. 2020, arXiv:2001.03994, which
     takes step_size=1.25). `step_size` is a fraction of the radius.

@@ -4,57 +4,20 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Yields
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from steelman.attacks.found import Found, Health, broken
 from steelman.engine import forward
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
-from steelman.types import Counts, Images, Labels, Logits, Mask, PerExample
+from steelman.types import Images, Labels, Logits, Mask, PerExample
 
 # what a search for some of the images hands back, image by image
 _REMEMBERED = ("best", "margin", "success", "distance", "score", "forwards", "backwards", "rejected")
-
-
-@dataclass(frozen=True)
-class Health:
-    """How usable the gradients were, per image, summed over its gradient evaluations.
-
-    `nan` and `zero` sum the shares of gradient entries that were NaN or exactly 0; `dead` counts gradients without any
-    usable entry; `saturated` counts evaluations whose softmax was exactly 1.0 in float32; `moved` is the largest share
-    of pixels in which a candidate differed from the original; `steps` counts the evaluations.
-    """
-
-    steps: Counts
-    nan: PerExample
-    zero: PerExample
-    dead: Counts
-    saturated: Counts
-    moved: PerExample
-
-    @classmethod
-    def blank(cls, like: Images) -> "Health":
-        """All zero."""
-        count = torch.zeros(len(like), dtype=torch.int64, device=like.device)
-        share = torch.zeros(len(like), device=like.device)
-        return cls(count, share, share.clone(), count.clone(), count.clone(), share.clone())
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found, per image. `x_adv` is a broken image where `success`, else the best allowed try."""
-
-    x_adv: Images
-    success: Mask
-    distance: PerExample  # of x_adv; NaN without success
-    score: PerExample  # largest margin seen among allowed candidates
-    forwards: Counts
-    backwards: Counts
-    rejected: Counts  # candidates outside the threat's set: 0 for an attack that projects
-    health: Health
 
 
 class Problem:
@@ -245,6 +208,7 @@ class Problem:
             self.forwards,
             self.backwards,
             self.rejected,
+            torch.zeros_like(self.success),
             self.health,
         )
 
@@ -262,7 +226,7 @@ class Problem:
         rows: slice | Tensor,
         candidate: Images,
         loss: LossName | Loss,
-        toward: Labels | None,
+        toward: Tensor | None,
         samples: int,
         through: Callable[[Images], Images] | None,
     ) -> tuple[PerExample, Images]:
@@ -288,7 +252,7 @@ class Problem:
         rows: slice | Tensor,
         candidate: Images,
         loss: LossName | Loss,
-        toward: Labels | None,
+        toward: Tensor | None,
         through: Callable[[Images], Images] | None,
     ) -> tuple[PerExample, Images, Logits]:
         with torch.enable_grad():
@@ -297,7 +261,7 @@ class Problem:
             (grad,) = torch.autograd.grad(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
 
-    def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName | Loss, toward: Labels | None) -> PerExample:
+    def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName | Loss, toward: Tensor | None) -> PerExample:
         toward = self.target if toward is None else toward
         function = LOSSES[loss] if isinstance(loss, str) else loss
         return function(logits, self.y[rows], None if toward is None else toward[rows])
@@ -358,25 +322,3 @@ class Problem:
         if self.judged and not self.closest:
             self.active = ~self.success
             self.num_active = int(self.active.sum())
-
-
-def broken(logits: Logits, y: Labels, target: Labels | None = None) -> Mask:
-    """Where the prediction is wrong, or is the target; never where the largest logit is no finite number.
-
-    NaN is no prediction and no success; classes that a model rules out with -inf do no harm.
-    """
-    guess = logits.argmax(1)
-    return (guess != y if target is None else guess == target) & logits.amax(1).isfinite()
-
-
-def join(found: list[Found]) -> Found:
-    """The results of consecutive chunks as one."""
-    parts = {
-        field.name: torch.cat([getattr(one, field.name) for one in found])
-        for field in fields(Found)
-        if field.name != "health"
-    }
-    health = Health(
-        **{field.name: torch.cat([getattr(one.health, field.name) for one in found]) for field in fields(Health)}
-    )
-    return Found(**parts, health=health)

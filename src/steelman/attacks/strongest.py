@@ -35,6 +35,10 @@ class Strongest(Attack):
         for member in self.members:
             member.check_norm(threat)
 
+    def strays(self, threat: Ball) -> bool:
+        """Whether a member does."""
+        return any(member.strays(threat) for member in self.members)
+
     def search(self, problem: Problem) -> None:  # noqa: D102
         for member in self.members:
             with problem.part() as rest:

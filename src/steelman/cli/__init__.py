@@ -15,6 +15,7 @@ VERBS = {  # in the order of a first session
     "train": "Train a classifier and keep it in a run directory.",
     "attack": "Attack one classifier, print what holds, save the adversarial images.",
     "evaluate": "Measure classifiers under one attack on the same images, and compare them.",
+    "compare": "Compare attacks, ours and other libraries', on one classifier and the same images.",
     "study": "Run a whole study and write its report.",
     "report": "Write the HTML report of a run again.",
     "list": "Show what there is: attacks, threats, models, data, studies or objectives.",

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from steelman.cli.options import JsonOption, Subject, ThreatOption
-from steelman.cli.output import say, say_json
+from steelman.cli.options import JsonOption, Subject, TargetOption, ThreatOption
+from steelman.cli.output import say, say_json, warn
 
 
 def attack(
@@ -15,8 +15,9 @@ def attack(
     /,
     *,
     threat: ThreatOption = None,
-    target: Annotated[int | None, Parameter(help="The class that every image shall be taken for.")] = None,
+    target: TargetOption = None,
     save: Annotated[Path | None, Parameter(help="Where to: STEM.safetensors (per image) and STEM.json.")] = None,
+    export: Annotated[Path | None, Parameter(help="The images: FILE.npz, FILE.safetensors or a folder of PNG.")] = None,
     subject: Subject = Subject(),  # noqa: B008 (frozen)
     as_json: JsonOption = False,
 ) -> None:
@@ -32,10 +33,16 @@ def attack(
     runs, method = ((), run) if subject.model is not None else ((run,), attack or "PGD()")
     asked = inputs.measurement(runs, method, threat, subject, target)
     stem = None if save is None else inputs.stem(save)
-    outcomes, facts = results.measured(asked, subject)
+    if export is not None:
+        export = inputs.destination(export)
+    prepared, (one,), facts = results.struck(asked, subject)
     if stem is not None:
-        outcomes[0].save(stem)
+        one.outcome.save(stem)
         facts["saved"] = f"{stem}.safetensors"
+    if export is not None:
+        facts["exported"], lost = results.exported(one.outcome, prepared.data, export)
+        if lost:
+            warn(lost)
     if as_json:
         say_json(results.flat(facts))
     else:

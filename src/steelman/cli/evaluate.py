@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from steelman.cli.options import JsonOption, Subject, ThreatOption
+from steelman.cli.options import JsonOption, Subject, TargetOption, ThreatOption
 from steelman.cli.output import say, say_json, say_table
 
 
@@ -13,6 +13,13 @@ def evaluate(
     *runs: Annotated[str, Parameter(help="Run directories, or the text of an evaluation's spec.txt.")],
     threat: ThreatOption = None,
     attack: Annotated[str, Parameter(help="Such as PGD(steps=100).")] = "PGD()",
+    target: TargetOption = None,
+    curve: Annotated[
+        str | None, Parameter(help="Robust accuracy over eps: radii such as 0.1,0.2, or how many up to the threat's.")
+    ] = None,
+    nearest: Annotated[
+        str | None, Parameter(help="The curve's minimal-norm attack; else the usual of the norm.")
+    ] = None,
     out: Annotated[Path | None, Parameter(help="A directory for results, page and outcome of every image.")] = None,
     subject: Subject = Subject(),  # noqa: B008 (frozen)
     as_json: JsonOption = False,
@@ -20,7 +27,8 @@ def evaluate(
     """Measure classifiers under one attack on the same images, and compare them.
 
     Every share has its number of images and its 95 % interval; several models are compared with the first, image by
-    image (McNemar's exact test).
+    image (McNemar's exact test). With --curve a minimal-norm attack finds how far each image holds, and --attack checks
+    it at each eps.
     """
     from steelman.cli import inputs, results
     from steelman.spec import parse
@@ -28,7 +36,7 @@ def evaluate(
     if len(runs) == 1 and runs[0].lstrip().lower().startswith("measurement("):
         asked = parse(runs[0], "measurement")
     else:
-        asked = inputs.measurement(runs, attack, threat, subject)
+        asked = inputs.measurement(runs, attack, threat, subject, target, curve=curve, nearest=nearest)
     facts = results.measured(asked, subject)[1] if out is None else results.kept(asked, subject, out)
     if as_json:
         say_json(results.flat(facts))
@@ -37,5 +45,9 @@ def evaluate(
     else:
         say(*results.head(facts))
         say_table(*results.table(facts))
+    if asked.curve and not as_json:
+        say("", results.curve_head(facts))
+        say_table(*results.curve_table(facts))
+        say(*results.curve_cost(facts))
     if out is not None and not as_json:
         say(str(out))

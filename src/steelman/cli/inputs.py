@@ -1,6 +1,7 @@
 """From the words of a command line to values: data sources, devices, trainings, measurements."""
 
 import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -17,12 +18,14 @@ from steelman.data.arrays import Arrays
 from steelman.data.folder import Folder
 from steelman.defences.adversarial import Adversarial
 from steelman.errors import RunError, SpecError, UsageError
+from steelman.export import check_destination
 from steelman.measurement import Measurement
 from steelman.recipe import default_recipe
 from steelman.runs import Run
 from steelman.spec import catalogue, parse
 from steelman.studies import Study
-from steelman.threats import Ball, Threat
+from steelman.targets import TargetKind, check_kind
+from steelman.threats import L0, Ball, Threat
 from steelman.train import Training, load_run
 
 _ARRAYS = (".npz", ".safetensors")
@@ -79,11 +82,20 @@ def device(text: str) -> str:
 
 
 def measurement(
-    runs: tuple[str, ...], attack: str, threat: str | None, subject: Subject, target: int | None = None
+    runs: tuple[str, ...],
+    attack: str,
+    threat: str | None,
+    subject: Subject,
+    target: str | None = None,
+    *,
+    curve: str | None = None,
+    nearest: str | None = None,
 ) -> Measurement:
     """What the options of `attack` and `evaluate` ask for."""
     if threat is None:
-        raise UsageError(f"no threat was given. Say what an attacker may do with --threat, such as {_threats()}.")
+        raise UsageError(
+            "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3) or L2(1.5)."
+        )
     runs = tuple(str(Path(run).expanduser().resolve()) for run in runs)
     data = None
     if subject.data is not None:
@@ -93,9 +105,10 @@ def measurement(
         data = load_run(Path(runs[0])).training.data
     if subject.skip_bad and data is not None:
         data = skipping(data)
+    ball: Threat = parse(threat, "threat")
     return Measurement(
         attack=parse(attack, "attack"),
-        threat=parse(threat, "threat"),
+        threat=ball,
         runs=runs,
         model=subject.model,
         weights=None if subject.weights is None else str(subject.weights.expanduser().resolve()),
@@ -103,12 +116,43 @@ def measurement(
         split=subject.split,
         num=subject.num,
         seed=subject.seed,
-        target=target,
+        target=None if target is None else _target(target),
+        curve=() if curve is None else radii(curve, ball),
+        nearest=None if nearest is None else parse(nearest, "attack"),
     )
 
 
-def _threats() -> str:
-    return " or ".join(f"{name}(0.3)" for name in catalogue("threat"))
+def radii(text: str, threat: Threat) -> tuple[float, ...]:
+    """The radii that `0.05,8/255,0.2` names, or, for a whole number, so many equal steps up to the threat's eps.
+
+    Raises:
+        UsageError: no numbers, a number of steps below 1, steps up to a threat without limit.
+    """
+    assert isinstance(threat, Ball)
+    if text.strip().isdecimal():
+        num = int(text)
+        if num < 1 or not math.isfinite(threat.eps):
+            raise UsageError(
+                f"{num} radii up to {threat!r}. Expected 1 or more up to a finite eps, or the radii: --curve 0.5,1,1.5."
+            )
+        steps = [threat.eps * (step / num) for step in range(1, num + 1)]
+        return tuple(sorted({float(math.ceil(eps)) for eps in steps})) if isinstance(threat, L0) else tuple(steps)
+    try:
+        return tuple(_number(part) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"cannot read the radii {text!r}. Expected such as 0.05,0.1,8/255, or how many.") from None
+
+
+def _target(text: str) -> int | TargetKind:
+    try:
+        return int(text)
+    except ValueError:
+        return check_kind(text.strip().lower())
+
+
+def _number(text: str) -> float:
+    above, _, below = text.partition("/")
+    return float(above) / float(below or 1)
 
 
 def training(
@@ -145,7 +189,7 @@ def study(text: str, changes: Mapping[str, Any], *, skip_bad: bool) -> Study:
     return dataclasses.replace(asked, data=skipping(asked.data)) if skip_bad else asked
 
 
-def stem(path: Path) -> Path:
+def stem(path: Path, option: str = "--save") -> Path:
     """Where an outcome is saved, without its ending; the directory is made and seen to be writable.
 
     Raises:
@@ -158,8 +202,22 @@ def stem(path: Path) -> Path:
             return plain
     except OSError as error:
         raise RunError(
-            f"cannot write to {plain.parent} ({error.strerror}). Give --save a path in a directory that you may write."
+            f"cannot write to {plain.parent} ({error.strerror}). "
+            f"Give {option} a path in a directory that you may write."
         ) from None
+
+
+def destination(path: Path) -> Path:
+    """Where images are exported to; seen to be of a known kind and writable.
+
+    Raises:
+        UsageError: nothing is known of the ending.
+        RunError: it is not writable, or a folder that is not empty.
+    """
+    path = path.expanduser()
+    check_destination(path)
+    stem(path / "x" if path.is_dir() else path, "--export")
+    return path
 
 
 def warn_of_training(training: Training, root: Path | None) -> None:

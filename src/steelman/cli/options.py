@@ -20,6 +20,10 @@ DeviceOption = Annotated[str, Parameter(name="--device", help="cpu or cuda.")]
 JsonOption = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
 ]
+TargetOption = Annotated[
+    str | None,
+    Parameter(name="--target", help="What images shall be taken for: a class's number, random, least-likely or next."),
+]
 ThreatOption = Annotated[str | None, Parameter(name="--threat", help="What an attacker may do, such as Linf(0.3).")]
 
 

@@ -1,6 +1,7 @@
 """Small report pages of a training and of an evaluation, from what their runs hold."""
 
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -93,11 +94,64 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
         findings=tuple(facts["notes"]),
         sections=(
             Section("Result", (), (Table("Shares with their 95 % intervals", columns, rows), bars)),
+            *_curve_sections(facts),
             Section("Can these numbers be trusted?", (), tuple(panels)),
         ),
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
     )
+
+
+def _curve_sections(facts: dict[str, Any]) -> tuple[Section, ...]:
+    """Robust accuracy over eps, and how far the right images hold, where a curve was asked for."""
+    models = [model for model in facts["models"] if "curve" in model]
+    if not models:
+        return ()
+    nearest, check, cheap = models[0]["curve"]["attacks"]
+    lines = Lines(
+        "curve",
+        "Robust accuracy over eps with 95 % intervals; at eps 0 the natural accuracy",
+        "eps",
+        "accuracy",
+        (Panel("", tuple(_line(model) for model in models)),),
+    )
+    names = _intervals([point["eps"] for point in models[0]["curve"]["points"]])
+    bars = tuple(_shares(model["model"], "other", names, model["curve"]["radii"]) for model in models)
+    radii = Bars("radii", "How far the right images hold: the share whose nearest success lies there", "share", bars)
+    shares = list(models[0]["curve"]["quantiles"])
+    columns = ("model", *(f"{100 * float(share):g} % within" for share in shares), "gradients", "separate attacks")
+    rows = tuple(
+        (
+            model["model"],
+            *(
+                "beyond" if model["curve"]["quantiles"][share] is None else model["curve"]["quantiles"][share]
+                for share in shares
+            ),
+            model["curve"]["gradients"],
+            model["curve"]["separate"],
+        )
+        for model in models
+    )
+    words = (
+        f"`{nearest}` looks for each image's nearest success; at each eps what it left is checked by `{check}`, and "
+        f"where the nearest success is far by `{cheap}`. Each success counts at all larger eps."
+    )
+    table = Table("Radii within which shares of the right images break, and gradients", columns, rows)
+    return (Section("Over eps", (words,), (lines, radii, table)),)
+
+
+def _line(model: dict[str, Any]) -> Series:
+    points: list[dict[str, Any]] = [{"eps": 0.0, "robust": model["natural"]}, *model["curve"]["points"]]
+    values = {part: tuple(point["robust"][part] for point in points) for part in ("value", "low", "high")}
+    eps = tuple(point["eps"] for point in points)
+    return Series(model["model"], "other", eps, values["value"], values["low"], values["high"])
+
+
+def _intervals(epsilons: list[float]) -> tuple[str, ...]:
+    """Names of the ranges between radii."""
+    edges = [0.0, *epsilons]
+    inner = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]
+    return (*inner, f"beyond {edges[-1]:.4g}")
 
 
 def keep_sheet(run: Run, index: int, prepared: Prepared, one: Measured) -> Samples | None:
@@ -132,6 +186,9 @@ def with_sheets(page: Page, sheets: Sequence[Samples]) -> Page:
 
 
 def _bars(key: str, role: Any, names: tuple[str, ...], models: list[dict[str, Any]]) -> Series:
-    shares = [model[key] for model in models]
+    return _shares(key, role, names, [model[key] for model in models])
+
+
+def _shares(label: str, role: Any, names: tuple[str, ...], shares: list[dict[str, Any]]) -> Series:
     values = {part: tuple(share[part] for share in shares) for part in ("value", "low", "high")}
-    return Series(key, role, names, values["value"], values["low"], values["high"])
+    return Series(label, role, names, values["value"], values["low"], values["high"])

@@ -8,19 +8,38 @@ from typing import Any
 from steelman.cli import inputs, pages
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
+from steelman.data import Data
 from steelman.evaluate import Outcome
+from steelman.export import INDEX, export, is_lossy, share_lost
 from steelman.measurement import Measured, Measurement, Prepared, measure, prepare, record
 from steelman.progress import Progress
 from steelman.runs import DISK_SPACE, Run
 from steelman.stats import Share
+from steelman.targets import described
 
 
 def measured(asked: Measurement, subject: Subject) -> tuple[list[Outcome], dict[str, Any]]:
     """The outcome of every model, and all shares and verdicts as plain data."""
+    _, found, facts = struck(asked, subject)
+    return [one.outcome for one in found], facts
+
+
+def struck(asked: Measurement, subject: Subject) -> tuple[Prepared, list[Measured], dict[str, Any]]:
+    """The same with the images, and with all that came out of each model."""
     with reporting() as progress:
         prepared = _prepared(asked, subject, progress)
         found = measure(prepared, progress)
-    return [one.outcome for one in found], record(prepared, found)
+    return prepared, found, record(prepared, found)
+
+
+def exported(outcome: Outcome, data: Data, path: Path) -> tuple[str, str]:
+    """Write the images; where they went, and a warning where rounding to 8 bits undid some, else no words."""
+    export(outcome, data.pixels(), path)
+    lost = share_lost(outcome)
+    if not is_lossy(path) or not lost.n or not lost.value:
+        return str(path), ""
+    words = f"{100 * lost.value:.1f} % of the {lost.n} broken images are not broken as 8-bit PNG"
+    return str(path), f"{words}: see the column survives of {path / INDEX}. Export to .npz to keep them as they are."
 
 
 def kept(asked: Measurement, subject: Subject, out: Path) -> dict[str, Any]:
@@ -49,7 +68,7 @@ def flat(facts: dict[str, Any]) -> dict[str, Any]:
 
 def head(facts: dict[str, Any]) -> list[str]:
     """What was measured, and what a reader must know of the images."""
-    aim = "" if facts["target"] is None else f", aimed at class {facts['target']}"
+    aim = _aim(facts)
     words = (
         f"{facts['attack']} within {facts['threat']}{aim}, {facts['n']} images of {facts['data']} ({facts['split']})"
     )
@@ -65,10 +84,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"{name:<8} {value.rjust(width)} {rest}"
         for name, (value, _, rest) in (("natural", natural.partition(" ")), ("robust", robust.partition(" ")))
     ]
-    aim = "" if facts["target"] is None else f", aimed at class {facts['target']}"
+    aim = _aim(facts)
     shares[1] += f"   under {facts['attack']} within {facts['threat']}{aim}"
     notes = [f"note     {note}" for note in facts["notes"]]
-    saved = [f"saved    {facts['saved']}"] if "saved" in facts else []
+    saved = [f"{name:<8} {facts[name]}" for name in ("saved", "exported") if name in facts]
     return [*shares, *_trust_lines(model["trust"]), *notes, *saved]
 
 
@@ -83,12 +102,46 @@ def table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
+def curve_head(facts: dict[str, Any]) -> str:
+    """What a curve stands on."""
+    nearest, check, cheap = facts["models"][0]["curve"]["attacks"]
+    return f"curve    robust accuracy over eps: {nearest}, checked by {check} where it is near and by {cheap} elsewhere"
+
+
+def curve_table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """One row an eps, one column a model; below them how far the right images hold."""
+    curves = [model["curve"] for model in facts["models"]]
+    rows = [
+        [f"{points[0]['eps']:.4g}", *(str(Share(**point["robust"])) for point in points)]
+        for points in zip(*(one["points"] for one in curves), strict=True)
+    ]
+    for share in curves[0]["quantiles"]:
+        radii = [one["quantiles"][share] for one in curves]
+        name = "median radius" if share == "0.5" else f"{100 * float(share):g} % within"
+        rows.append([name, *("beyond" if radius is None else f"{radius:.4g}" for radius in radii)])
+    return ["eps", *(model["model"] for model in facts["models"])], rows
+
+
+def curve_cost(facts: dict[str, Any]) -> list[str]:
+    """What each curve cost, beside an attack at each eps."""
+    found: list[str] = []
+    for model in facts["models"]:
+        one, num = model["curve"], len(model["curve"]["points"])
+        beside = f"; {num} separate attacks take up to {one['separate']:,}" if one["separate"] else ""
+        found.append(f"cost     {model['model']}: {one['gradients']:,} gradients{beside}")
+    return found
+
+
 def verdict(checks: list[dict[str, Any]]) -> str:
     """The worst verdict of a panel and the checks that gave it."""
     for worst in ("fail", "warn"):
         if names := [check["name"] for check in checks if check["verdict"] == worst]:
             return f"{worst}: {', '.join(names)}"
     return "ok"
+
+
+def _aim(facts: dict[str, Any]) -> str:
+    return "" if facts["target"] is None else f", aimed at {described(facts['target'])}"
 
 
 def _trust_lines(checks: list[dict[str, Any]]) -> list[str]:
@@ -114,6 +167,9 @@ def _keep(run: Run, prepared: Prepared, found: list[Measured], command: str) -> 
     facts = record(prepared, found)
     for index, one in enumerate(found):
         one.outcome.save(run.path / "examples" / f"outcome-{index}")
+        if one.curve is not None:
+            rows = {"right": one.curve.right, "distance": one.curve.distance}
+            run.write_tensors(f"examples/curve-{index}.safetensors", rows)
     page = pages.evaluation_page(facts, [one.trust for one in found], command)
     sheets = [pages.keep_sheet(run, index, prepared, one) for index, one in enumerate(found)]
     pages.keep(run, pages.with_sheets(page, [sheet for sheet in sheets if sheet is not None]))

@@ -1,0 +1,86 @@
+"""What a search hands back, image by image: the best candidate, counts of queries, and the health of its gradients."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from steelman.types import Counts, Images, Labels, Logits, Mask, PerExample
+
+
+@dataclass(frozen=True)
+class Health:
+    """How usable the gradients were, per image, summed over its gradient evaluations.
+
+    `nan` and `zero` sum the shares of gradient entries that were NaN or exactly 0; `dead` counts gradients without any
+    usable entry; `saturated` counts evaluations whose softmax was exactly 1.0 in float32; `moved` is the largest share
+    of pixels in which a candidate differed from the original; `steps` counts the evaluations.
+    """
+
+    steps: Counts
+    nan: PerExample
+    zero: PerExample
+    dead: Counts
+    saturated: Counts
+    moved: PerExample
+
+    @classmethod
+    def blank(cls, like: Images) -> "Health":
+        """All zero."""
+        count = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+        share = torch.zeros(len(like), device=like.device)
+        return cls(count, share, share.clone(), count.clone(), count.clone(), share.clone())
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, per image. `x_adv` is a broken image where `success`, else the best allowed try."""
+
+    x_adv: Images
+    success: Mask
+    distance: PerExample  # of x_adv; NaN without success
+    score: PerExample  # largest margin seen among allowed candidates
+    forwards: Counts
+    backwards: Counts
+    rejected: Counts  # candidates outside the threat's set: 0 for an attack that projects
+    audited: Mask  # given up by a budgeted attack, and then attacked by the full ensemble; False for other attacks
+    health: Health
+
+
+def broken(logits: Logits, y: Labels, target: Labels | None = None) -> Mask:
+    """Where the prediction is wrong, or is the target; never where the largest logit is no finite number.
+
+    NaN is no prediction and no success; classes that a model rules out with -inf do no harm.
+    """
+    guess = logits.argmax(1)
+    return (guess != y if target is None else guess == target) & logits.amax(1).isfinite()
+
+
+def improved(found: Found, rows: Tensor, more: Found) -> Found:
+    """What was found with what a second, full search found on some of the images, all counts added up."""
+    parts = {field.name: getattr(found, field.name).clone() for field in fields(Found) if field.name != "health"}
+    keep = rows[more.success]
+    for name in ("x_adv", "success", "distance"):
+        parts[name][keep] = getattr(more, name)[more.success]
+    parts["score"][rows] = torch.maximum(found.score[rows], more.score)
+    parts["audited"][rows] = True
+    for name in ("forwards", "backwards", "rejected"):
+        parts[name][rows] += getattr(more, name)
+    health = {field.name: getattr(found.health, field.name).clone() for field in fields(Health)}
+    for name, values in health.items():
+        late = getattr(more.health, name)
+        values[rows] = torch.maximum(values[rows], late) if name == "moved" else values[rows] + late
+    return Found(**parts, health=Health(**health))
+
+
+def join(found: list[Found]) -> Found:
+    """The results of consecutive chunks as one."""
+    parts = {
+        field.name: torch.cat([getattr(one, field.name) for one in found])
+        for field in fields(Found)
+        if field.name != "health"
+    }
+    health = Health(
+        **{field.name: torch.cat([getattr(one.health, field.name) for one in found]) for field in fields(Health)}
+    )
+    return Found(**parts, health=health)

@@ -1,0 +1,122 @@
+"""Reliable: the robust accuracy of AutoAttack (Croce & Hein 2020, arXiv:2003.01690) for a small part of its cost."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from steelman.attacks import Attack, Problem
+from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.climb import DIVERSIFYING_STEPS, climb
+from steelman.attacks.found import Found, improved
+from steelman.attacks.square import Square
+from steelman.errors import UsageError
+from steelman.progress import Progress, silent
+from steelman.threats import Ball
+from steelman.types import Images, Labels
+
+WITNESSES = 32  # held images of a chunk that random search tries
+FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
+ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
+
+
+@dataclass(frozen=True, repr=False)
+class Reliable(Attack):
+    """The default evaluation: a few diverse climbs for all images, more and more for the few that come near breaking.
+
+    1. Every image: two steps along a random direction of the logits (output-diversified start, Tashiro et al. 2020,
+       arXiv:2003.06878), then `steps` steepest steps on the margin, from a whole radius down to a twentieth.
+    2. `rounds - 1` more such climbs, each twice as long, for the half, quarter, ... of the images with the largest
+       margins so far.
+    3. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
+       masked, and the full AutoAttack is run on all that is left.
+    4. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
+
+    How much an image gets depends on the others of its chunk of up to 512. `Found.audited` tells which images were
+    attacked in full: of n audited images of which none broke, at most a share of 1 - 0.05^(1/n) of the others does
+    (95 % confidence).
+
+    Raises:
+        UsageError: fewer than one step or round, or a negative number of queries or audited images.
+    """
+
+    steps: int = 10
+    rounds: int = 5
+    queries: int = 300
+    audit: int = 20
+
+    norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+    paper: ClassVar[str] = "Tashiro et al. 2020, arXiv:2003.06878; Croce & Hein 2020, arXiv:2003.01690"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.steps, self.rounds) < 1 or min(self.queries, self.audit) < 0:
+            raise UsageError(f"{self!r}: expected at least one step and one round, and no negative numbers.")
+
+    def strays(self, threat: Ball) -> bool:
+        """As AutoAttack, which it may call."""
+        return FULL.strays(threat)
+
+    def search(self, problem: Problem) -> None:  # noqa: D102
+        climb(problem, self.steps)
+        for number in range(1, self.rounds):
+            if problem.done:
+                return
+            with problem.part(hardest(problem, 0.5**number)) as part:
+                climb(part, self.steps * 2**number)
+        if self._masked(problem):
+            with problem.part() as rest:
+                FULL.search(rest)
+
+    def _masked(self, problem: Problem) -> bool:
+        """Whether gradients are missing, or random search breaks what they could not."""
+        if problem.done or not self.queries:
+            return False
+        held = problem.active.nonzero().squeeze(1)
+        dead = (problem.health.dead == problem.health.steps)[held]
+        chosen = held[torch.randperm(len(held), generator=problem.generator, device=held.device)[:WITNESSES]]
+        with problem.part(chosen) as part:
+            Square(queries=self.queries).search(part)
+            broken = int(part.success.sum())
+        return bool(dead.float().mean() > ALARM) or broken > ALARM * len(chosen)
+
+    def run(  # noqa: D102
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        threat: Ball,
+        *,
+        target: Labels | None = None,
+        closest: bool = False,
+        generator: Generator | None = None,
+        progress: Progress = silent,
+    ) -> Found:
+        generator = generator or torch.Generator(device=x.device).manual_seed(0)
+        found = super().run(model, x, y, threat, target=target, closest=closest, generator=generator, progress=progress)
+        held = (~found.success).nonzero().squeeze(1)
+        chosen = held[torch.randperm(len(held), generator=generator, device=held.device)]
+        for rows in (chosen[: self.audit], chosen[self.audit :]):
+            if len(rows) == 0:
+                break
+            aim = None if target is None else target[rows]
+            more = FULL.run(
+                model, x[rows], y[rows], threat, target=aim, closest=closest, generator=generator, progress=progress
+            )
+            found = improved(found, rows, more)
+            if not more.success.any():
+                break
+        return found
+
+    def cost(self) -> str:  # noqa: D102
+        mean = self.rounds * (self.steps + DIVERSIFYING_STEPS)
+        return f"about {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
+
+
+def hardest(problem: Problem, share: float) -> Tensor:
+    """Rows of the unfinished images with the largest margins so far, a share of them, at least one."""
+    active = problem.active.nonzero().squeeze(1)
+    order = problem.score[active].argsort(descending=True, stable=True)
+    return active[order[: max(1, math.ceil(share * len(active)))]]

@@ -1,0 +1,118 @@
+"""`steelman compare`: several attacks on one classifier and the same images."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from steelman.cli.options import JsonOption, Subject, ThreatOption
+from steelman.cli.output import say, say_json, say_table
+
+if TYPE_CHECKING:
+    from steelman.comparison import Comparison
+
+
+def compare(
+    run: Annotated[str | None, Parameter(help="The run directory, unless --model is given.")] = None,
+    /,
+    *,
+    attacks: Annotated[
+        list[str], Parameter(consume_multiple=True, help='Such as "DDN()" "Foreign(\'foolbox.DDN(steps=100)\')".')
+    ],
+    threat: ThreatOption = None,
+    out: Annotated[Path | None, Parameter(help="A directory for results, page and outcome of every image.")] = None,
+    subject: Subject = Subject(),  # noqa: B008 (frozen)
+    as_json: JsonOption = False,
+) -> None:
+    """Compare attacks, ours and other libraries', on one classifier and the same images.
+
+    Within a limit they are sorted by what they leave right; without one, such as L2(inf), each looks for its nearest
+    successes, and they are sorted by optimality: 1 for one that is nowhere further than the best of all.
+    """
+    from steelman.cli import inputs
+    from steelman.comparison import Comparison
+    from steelman.spec import parse
+
+    asked = inputs.measurement((run,) if run is not None else (), attacks[0], threat, subject)
+    comparison = Comparison(tuple(parse(attack, "attack") for attack in attacks), asked)
+    facts = _measured(comparison, subject, out)
+    if as_json:
+        say_json(facts)
+        return
+    say(f"{facts['model']} within {facts['threat']}, {facts['n']} images of {facts['data']} ({facts['split']})")
+    say(*(f"note     {note}" for note in facts["notes"]))
+    say_table(*_table(facts))
+    say(*(f"failed   {one['attack']}: {one['error']}" for one in facts["attacks"] if one["error"]))
+    if out is not None:
+        say(str(out))
+
+
+def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> dict[str, Any]:
+    """The table; with a directory kept there, with a page and the outcomes, and computed at most once."""
+    import dataclasses
+
+    from steelman.cli import pages, results
+    from steelman.cli.bar import reporting
+    from steelman.comparison import compare as compute
+    from steelman.comparison import comparison_page, record
+    from steelman.runs import DISK_SPACE, Run
+
+    with reporting() as progress:
+        prepared = results._prepared(comparison.measurement, subject, progress)
+        if out is None:
+            return record(comparison, prepared, compute(comparison, prepared, progress))
+        asked = dataclasses.replace(comparison.measurement, data=prepared.source)
+        comparison = dataclasses.replace(comparison, measurement=asked)
+        need = DISK_SPACE + 5 * prepared.data.images.numel() * len(comparison.attacks)
+        command = _command(comparison, subject, out)
+        with Run.open(out, repr(comparison), prepared.digest, command=command, need=need) as run:
+            if not run.finished:
+                rows = compute(comparison, prepared, progress)
+                facts = record(comparison, prepared, rows)
+                for index, row in enumerate(rows):
+                    if row.outcome is not None:
+                        row.outcome.save(run.path / "examples" / f"outcome-{index}")
+                pages.keep(run, comparison_page(facts, rows, command))
+                run.write_json("comparison", facts)
+                run.finish()
+            return run.read_json("comparison")
+
+
+def _command(comparison: "Comparison", subject: Subject, out: Path) -> str:
+    """The words that do it again."""
+    asked = comparison.measurement
+    words = ["steelman", "compare", *asked.runs, "--attacks", *map(repr, comparison.attacks)]
+    words += ["--threat", repr(asked.threat)]
+    options = (
+        ("--model", asked.model),
+        ("--weights", asked.weights),
+        ("--data", subject.data),
+        ("--data-root", subject.data_root),
+    )
+    for name, value in (*options, ("--split", asked.split), ("--num", asked.num), ("--seed", asked.seed)):
+        words += [] if value is None else [name, str(value)]
+    return shlex.join([*words, *(["--skip-bad"] if subject.skip_bad else []), "--out", str(out)])
+
+
+def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """One row an attack: what it left right within a limit, else its successes and how near they are."""
+    from steelman.comparison import distance_cell, rank_text
+    from steelman.stats import Share
+
+    found = ["success", "median distance", "optimality"] if facts["unlimited"] else ["robust"]
+    columns = ["rank", "attack", *found, "forwards", "backwards", "seconds", "rejected"]
+    rows: list[list[str]] = []
+    for one in facts["attacks"]:
+        if one["error"]:
+            rows.append(["", one["attack"], "failed", *[""] * (len(columns) - 3)])
+            continue
+        share = str(Share(**one["success" if facts["unlimited"] else "robust"]))
+        near = [_number(distance_cell(one), "{:.4g}"), _number(one["optimality"], "{:.3f}")]
+        costs = [f"{one[name]:g}" for name in ("forwards", "backwards", "seconds", "rejected")]
+        rows.append([rank_text(one), one["attack"], share, *(near if facts["unlimited"] else []), *costs])
+    return columns, rows
+
+
+def _number(value: float | str | None, form: str) -> str:
+    return "" if value is None else value if isinstance(value, str) else form.format(value)

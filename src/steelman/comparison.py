@@ -1,0 +1,201 @@
+"""A comparison as a value: several attacks, ours and other libraries', on one model and the same images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from steelman.attacks import Attack
+from steelman.curves import Curve
+from steelman.errors import SteelmanError, UsageError
+from steelman.evaluate import Outcome, strike
+from steelman.measurement import Measurement, Prepared
+from steelman.optimality import envelope, largest, optimality
+from steelman.page import Lines, Page, Panel, Section, Series, Table
+from steelman.progress import Progress, Stages, silent
+from steelman.spec import Spec
+from steelman.stats import Share
+from steelman.threats import Ball
+
+POINTS = 41  # radii at which the figure shows robust accuracy
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Spec):
+    """Attacks in turn, each with the same random seed, on the model, images and threat of a measurement.
+
+    Raises:
+        UsageError: no attack, one given twice, or more than one model.
+    """
+
+    attacks: tuple[Attack, ...]
+    measurement: Measurement
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.attacks:
+            raise UsageError('no attacks were given. Say which with --attacks, such as --attacks "PGD()" "DDN()".')
+        if twice := [attack for attack in self.attacks if self.attacks.count(attack) > 1]:
+            raise UsageError(f"{twice[0]!r} was given twice. Name each attack once.")
+        models = [*self.measurement.runs, *([self.measurement.model] if self.measurement.model else [])]
+        if len(models) != 1:
+            raise UsageError(f"{len(models)} models were given ({', '.join(models)}). Attacks are compared on one.")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one attack came to, or why it came to nothing."""
+
+    attack: Attack
+    outcome: Outcome | None = None
+    error: str = ""
+    optimality: float = math.nan  # where the threat has no limit
+    rank: int = 0  # 1 is the strongest; 0 without an outcome
+    tied: bool = False  # another attack has the same rank
+
+
+def compare(comparison: Comparison, prepared: Prepared, progress: Progress = silent) -> list[Row]:
+    """One row an attack, the strongest first.
+
+    Within a limit the strongest leaves the fewest images; without one it is that of the greatest optimality (each
+    attack then looks for its nearest successes). Optimality within a limit is left out: there attacks stop at their
+    first success, and its distance says nothing of them. An attack that fails is a row that says why.
+
+    Raises:
+        SteelmanError: every attack failed.
+    """
+    stages = Stages(progress, len(comparison.attacks))
+    rows = [_row(attack, comparison, prepared, stages.stage(repr(attack))) for attack in comparison.attacks]
+    outcomes = [row.outcome for row in rows if row.outcome is not None]
+    if not outcomes:
+        raise SteelmanError(f"no attack could be run. {rows[0].attack!r}: {rows[0].error}")
+    if math.isinf(outcomes[0].threat.eps):
+        scores = iter(optimality([Curve.of(one).distance for one in outcomes]))
+        rows = [row if row.outcome is None else replace(row, optimality=next(scores)) for row in rows]
+    keys = [_weakness(row) for row in rows]
+    ranked = [
+        replace(row, rank=1 + sum(other < key for other in keys), tied=keys.count(key) > 1) if row.outcome else row
+        for row, key in zip(rows, keys, strict=True)
+    ]
+    return sorted(ranked, key=lambda row: row.rank or len(rows) + 1)
+
+
+def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row]) -> dict[str, Any]:
+    """The whole table as plain data."""
+    asked, outcomes = comparison.measurement, [row.outcome for row in rows if row.outcome is not None]
+    return {
+        "model": prepared.subjects[0].name,
+        "threat": repr(asked.threat),
+        "unlimited": math.isinf(outcomes[0].threat.eps),
+        "data": repr(prepared.source),
+        "split": asked.split,
+        "n": len(prepared.data),
+        "notes": list(prepared.notes),
+        "natural": outcomes[0].natural.to_json(),
+        "attacks": [_facts(row) for row in rows],
+    }
+
+
+def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) -> Page:
+    """The table, and robust accuracy over distance of all attacks."""
+    best = facts["attacks"][0]
+    columns = ("rank", "attack", "robust", "success", "median distance", "optimality", "forwards an image")
+    columns += ("backwards an image", "seconds", "rejected")
+    cells = tuple(
+        (rank_text(one), one["attack"], one["robust"], one["success"], distance_cell(one), one["optimality"])
+        + ((one["error"], "", "", "") if one["error"] else tuple(one[name] for name in _COSTS))
+        for one in facts["attacks"]
+    )
+    median = "more than half hold" if best["median"] is None else f"median distance {best['median']:.4g}"
+    strongest = (
+        f"success on {Share(**best['success'])}, {median}"
+        if facts["unlimited"]
+        else f"{Share(**best['robust'])} robust"
+    )
+    return Page(
+        title=f"Attacks on {facts['model']} within {facts['threat']}",
+        question=f"Which attack is the strongest on {facts['model']} within {facts['threat']}?",
+        headline=f"{best['attack']}{' and others' if best['tied'] else ''}: {strongest}.",
+        findings=tuple(facts["notes"]),
+        sections=(
+            Section("Result", (), (Table("Attacks, the strongest first", columns, cells),)),
+            Section("Over distance", (), (_figure(rows),)),
+        ),
+        rerun=command,
+        facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
+    )
+
+
+_COSTS = ("forwards", "backwards", "seconds", "rejected")
+
+
+def rank_text(one: dict[str, Any]) -> str:
+    """The rank, with = where another attack shares it; nothing for an attack that failed."""
+    return f"{one['rank']}{'=' if one['tied'] else ''}" if one["rank"] else ""
+
+
+def distance_cell(one: dict[str, Any]) -> float | str:
+    """The median distance; the word inf where more than half hold, as JSON has no such number."""
+    return "" if one["error"] else "inf" if one["median"] is None else one["median"]
+
+
+def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: Progress) -> Row:
+    threat, data = comparison.measurement.threat, prepared.data
+    assert isinstance(threat, Ball)
+    progress(0, 1, "attacking")
+    generator = torch.Generator(device=data.images.device).manual_seed(comparison.measurement.seed)
+    options: dict[str, Any] = {"closest": math.isinf(threat.eps), "generator": generator, "progress": progress}
+    try:
+        return Row(attack, strike(prepared.subjects[0].model, data, attack, threat, **options))
+    except Exception as error:  # whatever it is: the other attacks are still worth having
+        words = " ".join(str(error).split())
+        return Row(attack, error=words if isinstance(error, SteelmanError) else f"{type(error).__name__}: {words}")
+    finally:
+        progress(1, 1, "attacking")
+
+
+def _weakness(row: Row) -> tuple[float, ...]:
+    if row.outcome is None:
+        return (math.inf,)
+    score = 0.0 if math.isnan(row.optimality) else -round(row.optimality, 6)
+    return (score, row.outcome.robust.value)
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    names = ("robust", "success", "median", "optimality", *_COSTS)
+    facts: dict[str, Any] = {"attack": repr(row.attack), "rank": row.rank, "tied": row.tied, "error": row.error}
+    if row.outcome is None:
+        return facts | dict.fromkeys(names)
+    outcome, curve = row.outcome, Curve.of(row.outcome)
+    median, attacked = curve.quantile(0.5), max(1, int(outcome.right.sum()))
+    values = (
+        outcome.robust.to_json(),
+        Share.of(outcome.broken[outcome.right]).to_json(),
+        median if math.isfinite(median) else None,
+        None if math.isnan(row.optimality) else row.optimality,
+        round(int(outcome.forwards.sum()) / attacked, 2),
+        round(int(outcome.backwards.sum()) / attacked, 2),
+        round(outcome.seconds, 3),
+        int(outcome.rejected.sum()),
+    )
+    return facts | dict(zip(names, values, strict=True))
+
+
+def _figure(rows: Sequence[Row]) -> Lines:
+    """Robust accuracy over distance; all attacks together as the last line."""
+    done = [(repr(row.attack), row.outcome) for row in rows if row.outcome is not None]
+    known = [Curve.of(outcome).distance for _, outcome in done]
+    threat, n = done[0][1].threat, len(known[0])
+    limit = largest(known) if math.isinf(threat.eps) else threat.eps
+    radii = [limit * step / (POINTS - 1) for step in range(POINTS)]
+    named = [(label, one.nan_to_num(nan=0.0, posinf=math.inf)) for (label, _), one in zip(done, known, strict=True)]
+    named += [("all together", envelope(known))] if len(named) > 1 else []
+    series = tuple(
+        Series(label, "other", tuple(radii), tuple(float((one > radius).double().mean()) for radius in radii))
+        for label, one in named
+    )
+    caption = f"Share of {n} images that are right and have no known success within the distance"
+    label = f"{type(threat).__name__} distance"
+    return Lines("over-distance", caption, label, "robust accuracy", (Panel("", series),))

@@ -1,0 +1,194 @@
+"""`steelman compare`: one table of attacks, sorted, with ties, failures and costs."""
+
+import json
+import math
+import shlex
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from steelman.attacks.pgd import PGD
+from steelman.comparison import Comparison
+from steelman.errors import UsageError
+from steelman.evaluate import Outcome, strike
+from steelman.measurement import Measurement
+from steelman.page import Page
+from steelman.threats import Linf
+from steelman.train import load_run
+
+LINF, NEAREST = ("--threat", "Linf(0.1)"), ("--threat", "L2(inf)")
+PEER = "Foreign('torchattacks.FGSM()')"
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    """A torchattacks of one attack, FGSM."""
+
+    class Step:
+        def __init__(self, model, eps=0.03):
+            self.model, self.eps = model, eps
+
+        def __call__(self, x, y):
+            x = x.clone().requires_grad_()
+            nn.functional.cross_entropy(self.model(x), y).backward()
+            return (x + self.eps * x.grad.sign()).clamp(0, 1).detach()
+
+    module = ModuleType("torchattacks")
+    module.FGSM = Step
+    monkeypatch.setitem(sys.modules, "torchattacks", module)
+
+
+def told(call, *words):
+    code, out, err = call("compare", *words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_within_a_limit_the_strongest_leaves_the_fewest(call, runs, peer):
+    facts = told(call, runs / "plain", *LINF, "--attacks", "Noise()", "FGSM()", PEER, "PGD(steps=10)")
+    rows = facts["attacks"]
+    shares = [row["robust"]["value"] for row in rows]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1]
+    assert rows[-1]["attack"] == "Noise()"
+    by_name = {row["attack"]: row for row in rows}
+    ours, theirs = by_name["FGSM()"], by_name[PEER]
+    for name in ("robust", "success", "rank", "tied", "forwards", "backwards", "rejected"):
+        assert ours[name] == theirs[name]
+    assert ours["tied"]
+    assert (theirs["forwards"], theirs["backwards"]) == (2, 1)
+    assert all(row["optimality"] is None and not row["error"] for row in rows)
+    model, threat = load_run(runs / "plain").model, Linf(0.1)
+    data = load_run(runs / "plain").training.data.splits(None).test
+    alone = strike(model, data, PGD(steps=10), threat, generator=torch.Generator().manual_seed(0))
+    assert by_name["PGD(steps=10)"]["robust"] == alone.robust.to_json()
+
+
+def test_without_a_limit_they_are_sorted_by_optimality(call, runs):
+    attacks = ("DDN(steps=3)", "Bisect()", "DDN(steps=30)", "FMN(steps=20)")
+    facts = told(call, runs / "plain", *NEAREST, "--attacks", *attacks)
+    values = [row["optimality"] for row in facts["attacks"]]
+    assert values == sorted(values, reverse=True)
+    assert facts["unlimited"]
+    assert [row["rank"] for row in facts["attacks"]] == [1, 2, 3, 4]
+    by_name = {row["attack"]: row for row in facts["attacks"]}
+    assert by_name["DDN(steps=30)"]["optimality"] > by_name["DDN(steps=3)"]["optimality"]
+    assert by_name["DDN(steps=30)"]["success"]["value"] == 1
+    assert math.isfinite(by_name["DDN(steps=30)"]["median"])
+
+
+def test_the_table_shows_rank_ties_costs_and_failures(call, runs, peer):
+    words = ("--attacks", "FGSM()", PEER, "DDN()", "Foreign('torchattacks.FGSM(step=1)')", *LINF, "--num", "10")
+    code, out, err = call("compare", runs / "plain", *words)
+    assert (code, err) == (0, "")
+    head, columns, *rows = out.splitlines()
+    assert head.startswith("plain within Linf(0.1), 10 images of Arrays(")
+    assert columns.split() == ["rank", "attack", "robust", "forwards", "backwards", "seconds", "rejected"]
+    assert [row.split()[0] for row in rows[:2]] == ["1=", "1="]
+    assert all("n = 10" in row for row in rows[:2])
+    assert all("failed" in row for row in rows[2:4])
+    assert rows[4].startswith("failed   DDN(): DDN() does not search in Linf, only in L2.")
+    assert rows[5].startswith("failed   Foreign('torchattacks.FGSM(step=1)'): unknown field of FGSM 'step'.")
+
+
+def test_without_a_limit_the_table_has_distances(call, runs):
+    out = call("compare", runs / "plain", *NEAREST, "--attacks", "DDN(steps=20)", "Noise()", "--num", "9")[1]
+    assert out.splitlines()[1].split() == [
+        *("rank", "attack", "success", "median", "distance", "optimality"),
+        *("forwards", "backwards", "seconds", "rejected"),
+    ]
+    assert "1.000" in out.splitlines()[2]
+
+
+def test_a_bug_in_one_attack_does_not_stop_the_others(call, runs, monkeypatch):
+    from steelman.attacks.noise import Noise
+
+    def fails(self, problem):
+        raise ZeroDivisionError("a bug\nof two lines")
+
+    monkeypatch.setattr(Noise, "search", fails)
+    facts = told(call, runs / "plain", *LINF, "--attacks", "Noise()", "FGSM()")
+    assert [row["attack"] for row in facts["attacks"]] == ["FGSM()", "Noise()"]
+    assert facts["attacks"][1]["error"] == "ZeroDivisionError: a bug of two lines"
+    assert facts["attacks"][1]["rank"] == 0
+    assert facts["attacks"][1]["robust"] is None
+
+
+def test_when_every_attack_fails_it_says_why(call, runs):
+    code, out, err = call("compare", runs / "plain", *LINF, "--attacks", "DDN()")
+    assert (code, out) == (1, "")
+    assert err.startswith("steelman: no attack could be run. DDN(): DDN() does not search in Linf")
+
+
+def test_with_out_everything_is_kept_and_computed_once(call, runs, tmp_path, monkeypatch, peer):
+    words = ("compare", runs / "plain", *NEAREST, "--attacks", "DDN(steps=5)", "Bisect()", PEER, "--num", "12")
+    code, out, _ = call(*words, "--out", tmp_path / "c")
+    assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "c"))
+    outcome = Outcome.load(tmp_path / "c" / "examples" / "outcome-0")
+    page = Page.load(tmp_path / "c" / "results" / "page.json")
+    (table,) = page.sections[0].items
+    assert repr(outcome.attack) == table.rows[0][1]
+    assert table.rows[-1][1] == PEER
+    assert "FGSM searches in Linf" in str(table.rows[-1])
+    (figure,) = page.sections[1].items
+    series = {one.label: one for one in figure.panels[0].series}
+    assert list(series) == [table.rows[0][1], table.rows[1][1], "all together"]
+    assert all(list(one.y) == sorted(one.y, reverse=True) for one in series.values())
+    together = zip(*(series[name].y for name in series), strict=True)
+    assert all(last <= min(others) for *others, last in together)
+    assert page.rerun.startswith("steelman compare ")
+    assert call("report", tmp_path / "c")[0] == 0
+    assert "<svg" in (tmp_path / "c" / "report.html").read_text()
+    first = json.loads((tmp_path / "c" / "results" / "comparison.json").read_text())
+    monkeypatch.setattr("steelman.comparison.strike", lambda *_, **__: pytest.fail("computed twice"))
+    assert told(call, *words[1:], "--out", tmp_path / "c") == first
+
+
+def test_the_command_on_the_page_does_it_again(call, runs, tmp_path):
+    words = ("compare", runs / "plain", *LINF, "--attacks", "FGSM()", "PGD(steps=3)", "--seed", "3", "--split", "val")
+    assert call(*words, "--out", tmp_path / "c")[0] == 0
+    command = shlex.split(Page.load(tmp_path / "c" / "results" / "page.json").rerun)
+    again = [word if word != str(tmp_path / "c") else str(tmp_path / "again") for word in command[1:]]
+    assert call(*again)[0] == 0
+    first, second = (
+        json.loads((tmp_path / name / "results" / "comparison.json").read_text()) for name in ("c", "again")
+    )
+    for one in (*first["attacks"], *second["attacks"]):
+        one.pop("seconds")
+    assert first == second
+    assert first["split"] == "val"
+
+
+def test_a_model_from_a_file_is_compared_alike(call, runs, arrays):
+    weights = runs / "plain" / "weights.safetensors"
+    model = ("--model", "Linear1(width=16)", "--weights", weights, "--data", arrays)
+    file = told(call, *model, *LINF, "--attacks", "FGSM()", "PGD(steps=3)")
+    run = told(call, runs / "plain", *LINF, "--attacks", "FGSM()", "PGD(steps=3)")
+    assert [row["robust"] for row in file["attacks"]] == [row["robust"] for row in run["attacks"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--attacks", "FGSM()"), "no threat was given"),
+        ((*LINF,), "requires an argument"),
+        ((*LINF, "--attacks", "FGSN()"), "unknown attack 'FGSN'. Did you mean FGSM?"),
+        ((*LINF, "--attacks", "FGSM()", "Foreign('foolbox.Bob()')"), "unknown attack of foolbox 'Bob'"),
+        ((*LINF, "--attacks", "FGSM()", "FGSM()"), "FGSM() was given twice. Name each attack once."),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(refused, runs, words, said):
+    assert said in refused("compare", runs / "plain", *words)
+
+
+def test_attacks_are_compared_on_one_model(refused, runs, arrays):
+    weights = runs / "plain" / "weights.safetensors"
+    model = ("--model", "Linear1(width=16)", "--weights", weights, "--data", arrays)
+    said = refused("compare", runs / "plain", *model, *LINF, "--attacks", "FGSM()")
+    assert "2 models were given (" in said
+    assert "no model was given" in refused("compare", *LINF, "--attacks", "FGSM()")
+    with pytest.raises(UsageError, match=r"no attacks were given\. Say which with --attacks"):
+        Comparison((), Measurement(PGD(), Linf(0.1), runs=("a",)))

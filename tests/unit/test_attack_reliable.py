@@ -1,0 +1,153 @@
+"""Reliable: as strong as far dearer attacks where gradients tell the truth, and not fooled where they do not."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.climb import climb, step_sizes
+from steelman.attacks.found import improved
+from steelman.attacks.pgd import PGD
+from steelman.attacks.problem import Problem
+from steelman.attacks.reliable import Reliable, hardest
+from steelman.errors import UsageError
+from steelman.evaluate import strike
+from steelman.threats import L2, Linf
+from steelman.trust import read
+from tests.nets import net, seeded, task
+
+
+@pytest.fixture(autouse=True)
+def short_ensemble(monkeypatch):
+    """The full ensemble with few steps."""
+    monkeypatch.setattr("steelman.attacks.reliable.FULL", AutoAttack(steps=5, queries=100))
+
+
+def linear(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor, Tensor]:
+    """A linear net of two classes, images far from black and white, labels and exact L-inf distances."""
+    generator = seeded(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(2, 16, generator=generator))
+        model[1].bias.copy_(-model[1].weight.sum(1) / 2)
+    x = 0.4 + 0.2 * torch.rand((60, 1, 4, 4), generator=generator)
+    with torch.no_grad():
+        logits = model(x)
+    gap = (logits[:, 0] - logits[:, 1]).abs()
+    return model, x, logits.argmax(1), gap / (model[1].weight[0] - model[1].weight[1]).abs().sum().detach()
+
+
+def test_a_linear_net_breaks_exactly_up_to_the_margin_over_the_dual_norm():
+    model, x, y, distance = linear()
+    eps = float(distance.median())
+    found = Reliable(audit=0, queries=0).run(model, x, y, Linf(eps), generator=seeded())
+    clear = (distance / eps - 1).abs() > 1e-3
+    assert torch.equal(found.success[clear], (distance < eps)[clear])
+
+
+@pytest.mark.parametrize("threat", [Linf(0.03), L2(0.12)], ids=repr)
+def test_it_breaks_all_that_long_attacks_break(threat):
+    model = net()
+    x, y = task(model, n=80, wrong=0)
+    mine = Reliable(audit=0).run(model, x, y, threat, generator=seeded())
+    for other in (PGD(steps=100, loss="margin", restarts=3), AutoAttack(steps=30, queries=200)):
+        theirs = other.run(model, x, y, threat, generator=seeded())
+        assert int(mine.success.sum()) >= int(theirs.success.sum()) - 1
+        assert 0 < int(theirs.success.sum()) < 80
+    assert float(mine.backwards.float().mean()) < 80
+
+
+class Quantised(nn.Module):
+    """Sees images in four grey levels: no gradient reaches the pixels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((x * 4).round() / 4)
+
+
+def test_masked_gradients_call_the_full_ensemble():
+    model = Quantised(net())
+    x, y = task(model, n=10, wrong=0)
+    found = Reliable(audit=0, queries=100).run(model, x, y, Linf(0.2), generator=seeded())
+    square = int(found.success.sum())
+    assert square > 0  # nothing but random search can
+    blind = Reliable(audit=0, queries=0).run(model, x, y, Linf(0.2), generator=seeded())
+    assert square > int(blind.success.sum())
+    assert (found.forwards[~found.success] > blind.forwards.max() + 100).all()  # Square's queries, on all that hold
+
+
+def test_the_audit_attacks_a_sample_in_full_and_says_what_it_missed():
+    model = net()
+    x, y = task(model, n=30, wrong=0)
+    outcome = strike(model, (x, y), Reliable(steps=3, rounds=1, queries=0, audit=5), Linf(0.005), generator=seeded())
+    assert int(outcome.audited.sum()) == 5
+    assert not (outcome.audited & outcome.broken).any()
+    (check,) = [check for check in read(outcome) if check.name == "missed breaks"]
+    assert check.value == "0 of 5"
+    assert "at most 45.1 %" in check.words  # 1 - 0.05 ** (1 / 5)
+
+
+def test_a_missed_break_sends_all_others_through_the_full_ensemble(monkeypatch):
+    """Here the climbs do nothing at all, so that the audit must find what they missed."""
+    monkeypatch.setattr("steelman.attacks.reliable.climb", lambda problem, steps: None)
+    model = net()
+    x, y = task(model, n=16, wrong=0)
+    found = Reliable(queries=0, audit=4).run(model, x, y, Linf(0.05), generator=seeded())
+    assert found.audited.all()
+    full = AutoAttack(steps=5, queries=100).run(model, x, y, Linf(0.05), generator=seeded())
+    assert torch.equal(found.success, full.success)
+    assert found.success.any()
+
+
+def test_an_audit_of_all_leaves_no_bound_to_state():
+    model = net()
+    x, y = task(model, n=6, wrong=0)
+    outcome = strike(model, (x, y), Reliable(steps=2, rounds=1, queries=0, audit=6), Linf(0.001), generator=seeded())
+    (check,) = [check for check in read(outcome) if check.name == "missed breaks"]
+    assert check.verdict == "ok"
+    assert "No image that holds was spared it" in check.words
+
+
+def test_improved_adds_up_counts_and_keeps_successes():
+    model = net()
+    x, y = task(model, n=12, wrong=0)
+    weak = PGD(steps=1).run(model, x, y, Linf(0.02), generator=seeded())
+    rows = (~weak.success).nonzero().squeeze(1)
+    strong = PGD(steps=30).run(model, x[rows], y[rows], Linf(0.06), generator=seeded())
+    both = improved(weak, rows, strong)
+    assert torch.equal(both.success[rows], strong.success)
+    assert torch.equal(both.forwards[rows], weak.forwards[rows] + strong.forwards)
+    assert torch.equal(both.health.steps[rows], weak.health.steps[rows] + strong.health.steps)
+    assert torch.equal(both.x_adv[weak.success], weak.x_adv[weak.success])
+    assert not weak.audited.any()  # its argument is left alone
+
+
+def test_the_hardest_are_those_of_largest_margin():
+
+    model = net()
+    x, y = task(model, n=10, wrong=0)
+    problem = Problem(model, x, y, Linf(1e-4), generator=seeded(), batch=10)
+    climb(problem, 2)
+    rows = hardest(problem, 0.3)
+    assert len(rows) == 3
+    others = [i for i in range(10) if i not in rows.tolist()]
+    assert problem.score[rows].min() >= problem.score[others].max()
+
+
+def test_steps_fall_from_a_whole_radius_to_a_twentieth():
+    sizes = step_sizes(100)
+    assert sizes[0] == 1
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[50] == pytest.approx(0.525)
+    assert sizes[-1] == pytest.approx(0.05, abs=0.001)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"rounds": 0}, {"queries": -1}, {"audit": -1}])
+def test_numbers_that_make_no_search_are_refused(wrong):
+    with pytest.raises(UsageError, match=r"Reliable\(.*\): expected at least one step and one round, and no negative"):
+        dataclasses.replace(Reliable(), **wrong)
