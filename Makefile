@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 demo: .venv/ready
 	$(BIN)/steelman study finetune --data digits --preset corrected --scale smoke --out out/finetune
@@ -28,6 +28,9 @@ bench: .venv/peers
 .venv/peers: .venv/ready benchmarks/peers.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/peers.txt
 	touch $@
+
+docs: .venv/ready
+	$(BIN)/python docs/tables.py
 
 clean:
 	rm -rf .venv out build

@@ -61,6 +61,7 @@ class Interrupted(SteelmanError):
 def choices(kind: str, given: str, possible: Iterable[str]) -> str:
     """The sentence for an unknown name: what was given, the nearest match, all that is possible."""
     names = sorted(possible)
-    near = difflib.get_close_matches(given.lower(), [name.lower() for name in names], n=1)
+    swapped = [name.lower() for name in names if sorted(name.lower()) == sorted(given.lower())]
+    near = swapped or difflib.get_close_matches(given.lower(), [name.lower() for name in names], n=1)
     hint = next((f" Did you mean {name}?" for name in names if near and name.lower() == near[0]), "")
     return f"unknown {kind} {given!r}.{hint} Possible: {', '.join(names)}."

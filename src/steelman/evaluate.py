@@ -52,6 +52,7 @@ class Outcome:
     forwards: Counts
     backwards: Counts
     rejected: Counts
+    proven: Mask  # certified to hold, by bounds of the model, and therefore not attacked
     audited: Mask  # given up by a budgeted attack, and then attacked by the full ensemble
     health: Health
     seconds: float = 0.0
@@ -157,7 +158,7 @@ def strike(
             _forbid_violations(attack, threat, found.x_adv, x[rows])
             outcome.x_adv[rows] = found.x_adv
             outcome.margin[rows] = found.score
-            for name in ("forwards", "backwards", "rejected", "audited"):
+            for name in ("forwards", "backwards", "rejected", "proven", "audited"):
                 getattr(outcome, name)[rows] = getattr(found, name)
             for field in fields(Health):
                 getattr(outcome.health, field.name)[rows] = getattr(found.health, field.name)
@@ -304,6 +305,7 @@ def _blank(attack: Attack, threat: Ball, x: Images, y: Labels, logits: Logits, r
         forwards=count,
         backwards=count.clone(),
         rejected=count.clone(),
+        proven=no.clone(),
         audited=no.clone(),
         health=Health.blank(x),
     )

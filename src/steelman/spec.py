@@ -26,6 +26,7 @@ KINDS = {
     "recipe": ("steelman.recipe", "Recipe"),
     "training": ("steelman.train", "Training"),
     "measurement": ("steelman.measurement", "Measurement"),
+    "comparison": ("steelman.comparison", "Comparison"),
     "study": ("steelman.studies", "Study"),
 }
 
@@ -123,10 +124,10 @@ def _component(tree: ast.Name | ast.Call, kinds: list[str], what: str) -> Spec:
         if field.name not in given and _default(field) is dataclasses.MISSING:
             raise SpecError(f"{cls.__name__} needs {field.name}: write {cls.__name__}({field.name}=...).")
     hints = _hints(cls)
-    return cls(**{name: _value(tree, hints[name], f"{cls.__name__}.{name}") for name, tree in given.items()})
+    return cls(**{name: literal(tree, hints[name], f"{cls.__name__}.{name}") for name, tree in given.items()})
 
 
-def _value(tree: ast.expr, hint: Any, where: str) -> Any:
+def literal(tree: ast.expr, hint: Any, where: str) -> Any:
     """The Python value of one argument, checked against the field's annotation."""
     value = _literal(tree, hint, where)
     if type(value) is int and _takes_float(hint):
@@ -153,7 +154,7 @@ def _literal(tree: ast.expr, hint: Any, where: str) -> Any:
             return _number(left, hint, where) / divisor
         case ast.Tuple(elts=items) | ast.List(elts=items):
             inner = _item_hint(hint)
-            return tuple(_value(item, inner, where) for item in items)
+            return tuple(literal(item, inner, where) for item in items)
         case ast.Name() | ast.Call():
             kinds = _kinds_of(hint)
             if not kinds:

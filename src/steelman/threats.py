@@ -109,7 +109,7 @@ class Linf(Ball):
         if radius is None:
             moved = (x_adv - x).clamp_(-self.eps, self.eps).add_(x)
         else:
-            limit = _column(radius, x)
+            limit = radius.to(x.dtype).view(-1, 1, 1, 1)
             moved = torch.minimum(torch.maximum(x_adv - x, -limit), limit).add_(x)
         return moved.clamp_(0, 1) if self.clip else moved
 

@@ -68,6 +68,10 @@ def read(outcome: Outcome) -> Iterator[Check]:
     yield _radius(outcome)
     if int(outcome.rejected.sum()):
         yield _rejected(outcome)
+    if outcome.proven.any():
+        share = Share.of(outcome.proven & outcome.right)
+        words = f"Interval bounds prove {share} to hold: whatever attack is tried, these stay right."
+        yield Check("proven", "info", str(int(outcome.proven.sum())), words, "")
     if outcome.audited.any():
         yield _audit(outcome)
     if outcome.was_training:
@@ -108,7 +112,7 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
 
 
 def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
-    health, attacked = outcome.health, outcome.right
+    health, attacked = outcome.health, outcome.right & ~outcome.proven
     asked = attacked & (health.steps > 0)
     if asked.any():
         steps = health.steps[asked].float()
@@ -191,7 +195,7 @@ def _rejected(outcome: Outcome) -> Check:
 
 def _audit(outcome: Outcome) -> Check:
     """What the full ensemble found among the images that a budgeted attack gave up."""
-    audited, held = outcome.audited, outcome.right & ~outcome.broken
+    audited, held = outcome.audited, outcome.right & ~outcome.broken & ~outcome.proven
     missed, given_up = int((audited & outcome.broken).sum()), int((held & ~audited).sum())
     value = f"{missed} of {int(audited.sum())}"
     words = f"AutoAttack was run on {int(audited.sum())} images that the search gave up, and broke {missed}."

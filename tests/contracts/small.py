@@ -20,14 +20,14 @@ SMALL: dict[str, dict[str, object]] = {
     "Reliable": {"steps": 4, "rounds": 2, "queries": 20, "audit": 0},
     # minimal norm
     "DeepFool": {},
-    "CarliniWagner": {"steps": 15, "searches": 2, "start_steps": 10},
+    "CarliniWagner": {"steps": 10, "searches": 2, "start_steps": 8},
     "EAD": {"steps": 15, "searches": 2, "start_steps": 10},
     "DDN": {"steps": 20},
     "FMN": {"steps": 20},
     "PDPGD": {"steps": 20, "start_steps": 10},
-    "SigmaZero": {"steps": 30, "refinements": 5},
+    "SigmaZero": {"steps": 30, "removals": 5},
     "Bisect": {"start": 10, "steps": 4, "rounds": 4, "halvings": 3},
-    "Dichotomy": {"steps": 20, "halvings": 6, "learning_rate": 0.02},
+    "Dichotomy": {"steps": 12, "halvings": 5, "learning_rate": 0.03},
     "AutoLoss": {"steps": 60, "learning_rate": 0.01},
     "GDA": {"steps": 60, "learning_rate": 0.01},
     # without gradients

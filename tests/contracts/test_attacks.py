@@ -221,8 +221,8 @@ def test_pixels_of_exactly_zero_and_one_move(attack):
     """A change of variables that is infinite at the range's ends leaves black and white pixels where they are."""
     model = net()
     x, y = task(model, wrong=0)
-    if attack.norms[0] in ("L1", "L0"):  # one or two pixels do, and they need not lie in the edge: all are black or white
-        x = x.round()
+    if attack.norms[0] in ("L1", "L0"):
+        x = x.round()  # one or two pixels are enough and need not lie in the edge: now all are black or white
         x_adv = attack(model, x, model(x).argmax(1), near(attack, 0.3), generator=seeded())
         assert (x_adv != x).flatten(1).any(1).float().mean() > 0.8
         assert (x_adv[x == 0] > 0).any()

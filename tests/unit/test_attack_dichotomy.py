@@ -12,9 +12,9 @@ from steelman.threats import L1, L2, Linf
 from tests.oracles.test_hyperplane import distances, grey, linear
 
 
-@pytest.mark.parametrize(("norm", "dual", "slack"), [(L2, 2, 3.0), (Linf, 1, 1.2), (L1, math.inf, 15.0)])
+@pytest.mark.parametrize(("norm", "dual", "slack"), [(L2, 2, 1.2), (Linf, 1, 1.2), (L1, math.inf, 2.0)])
 def test_between_two_classes_the_distance_is_the_margin_over_the_dual_norm(norm, dual, slack):
-    """Adam moves all pixels alike: nearly right for L-inf, and far from the one pixel that would do in L1."""
+    """Adam moves all pixels alike: right for L-inf, slow to become the direction of L2 or the one pixel of L1."""
     model, x = linear(2, 1, scale=0.3), grey(4, 1)
     y, distance = distances(model, x, dual)
     found = Dichotomy(steps=30, halvings=8).run(model, x, torch.tensor(y), norm(math.inf, clip=False), closest=True)

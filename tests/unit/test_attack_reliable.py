@@ -151,3 +151,31 @@ def test_steps_fall_from_a_whole_radius_to_a_twentieth():
 def test_numbers_that_make_no_search_are_refused(wrong):
     with pytest.raises(UsageError, match=r"Reliable\(.*\): expected at least one step and one round, and no negative"):
         dataclasses.replace(Reliable(), **wrong)
+
+
+def test_images_that_bounds_prove_are_not_attacked():
+    """On a linear net the bounds are exact: what cannot be broken costs no forward, and is never said to be missed."""
+    model, x, y, distance = linear()
+    eps = float(distance.median())
+    outcome = strike(model, (x, y), Reliable(queries=0, audit=3), Linf(eps), generator=seeded())
+    clear = distance > 1.01 * eps
+    assert outcome.proven[clear].all()
+    assert not (outcome.proven & outcome.broken).any()
+    assert not outcome.forwards[outcome.proven].any()
+    assert torch.equal(outcome.x_adv[outcome.proven], x[outcome.proven])
+    checks = {check.name: check for check in read(outcome)}
+    assert checks["proven"].value == str(int(outcome.proven.sum()))
+    assert checks["pixels moved"].verdict == "ok"  # those left in peace are no failure of the attack
+
+
+def test_a_net_without_bounds_is_attacked_all_the_same():
+    class Sine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sin()
+
+    model, x, y, _ = linear()
+    model = nn.Sequential(Sine(), *model)
+    y = model(x).argmax(1)
+    outcome = strike(model, (x, y), Reliable(queries=0, audit=0), Linf(0.05), generator=seeded())
+    assert not outcome.proven.any()
+    assert (outcome.forwards > 0).all()

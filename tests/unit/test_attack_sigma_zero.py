@@ -56,15 +56,31 @@ def test_pixels_that_it_does_not_change_keep_their_very_bits():
 def test_what_it_costs_is_what_it_says():
     model, x = linear(2, 0), grey(3, 0)
     y = torch.tensor(distances(model, x, 2)[0])
-    found = SigmaZero(steps=9, refinements=4).run(model, x, y, L0(math.inf), closest=True)
-    assert SigmaZero(steps=9, refinements=4).cost() == "13 gradients, 1 forward"
-    assert (found.backwards <= 13).all()
-    assert (found.forwards <= 14).all()
+    attack = SigmaZero(steps=9, removals=4)
+    found = attack.run(model, x, y, L0(math.inf), closest=True)
+    assert attack.cost() == "10 gradients, 5 forwards"
+    assert (found.backwards <= 10).all()
+    assert (found.forwards <= 15).all()
 
 
-@pytest.mark.parametrize("fields", [{"steps": 0}, {"refinements": -1}])
+def test_after_enough_removals_every_change_is_needed():
+    """On a linear classifier a change that could not be undone before cannot be undone later."""
+    model, x = linear(2, 0), grey(8, 0)
+    y = torch.tensor(distances(model, x, 2)[0])
+    few = SigmaZero(steps=5, stretch=0, removals=0).run(model, x, y, L0(math.inf), closest=True)
+    found = SigmaZero(steps=5, stretch=0, removals=32).run(model, x, y, L0(math.inf), closest=True)
+    assert (found.distance < few.distance).any()
+    assert found.success.all()
+    for image, clean, label in zip(found.x_adv, x, y, strict=True):
+        for place in (image != clean).nonzero():
+            undone = image.clone()
+            undone[tuple(place)] = clean[tuple(place)]
+            assert model(undone[None]).argmax(1) == label
+
+
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"removals": -1}, {"stretch": -1}])
 def test_counts_out_of_range_are_named(fields):
-    with pytest.raises(UsageError, match="expected at least one step, and refinements of 0 or more"):
+    with pytest.raises(UsageError, match="expected at least one step, and stretch and removals of 0 or more"):
         SigmaZero(**fields)
 
 

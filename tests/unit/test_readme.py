@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.tables import with_table
 from steelman.cli import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -43,3 +44,8 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
     for target in ("demo", "test"):
         assert f"    make {target}" in README
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_table_of_attacks_is_that_of_the_catalogue() -> None:
+    """When this fails: `make docs`."""
+    assert with_table(README) == README

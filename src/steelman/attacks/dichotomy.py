@@ -1,5 +1,6 @@
 """Attack A of maxdinech/mnist-attack (github.com, 2017): Adam on a sphere whose radius is bisected."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,8 @@ class Dichotomy(Nearest):
 
     N lies between 0 and `upper`; None is the published 4 in L2 and for other p the norm of a change as large in each
     pixel, at most 1. `p` None is the threat's norm. With on="softmax" the loss is the label's confidence, as
-    published, and stays where that is 1.0 in float32; with on="logits" it is the margin's.
+    published, and stays where that is 1.0 in float32; with on="logits" it is the margin's, and for finite p each
+    gradient is scaled to 1 in L-inf.
 
     Raises:
         UsageError: fewer than one step or halving, or a learning rate, p or upper end out of range.
@@ -69,7 +71,10 @@ class Dichotomy(Nearest):
             _, grad = evaluated(problem, running, x, LOSS[self.on])
             reached |= running & near.note(torch.where(column(running), x, near.x_adv))
             if i < self.steps - 1:
-                r = (r + self.learning_rate * adam.step(pulled_back(problem, r, place, grad))).clamp(-1, 1)
+                pulled = pulled_back(problem, r, place, grad)
+                if self.on == "logits" and math.isfinite(p):  # r = 0 makes the first 1e5 times as long as the others
+                    pulled = pulled / column(pulled.flatten(1).abs().amax(1).clamp_min(torch.finfo(pulled.dtype).tiny))
+                r = (r + self.learning_rate * adam.step(pulled)).clamp(-1, 1)
         return reached
 
     def cost(self) -> str:  # noqa: D102

@@ -14,7 +14,7 @@ from torch import Tensor
 from steelman.attacks import Attack, Problem
 from steelman.attacks._peers import LIBRARIES, Library, Peer, Task, Watched, norm_of, quarantine
 from steelman.errors import SteelmanError, UsageError, choices
-from steelman.spec import _value as literal  # the literals of a spec: numbers, 8/255, inf, texts, tuples
+from steelman.spec import literal
 from steelman.threats import Ball
 
 _LITERAL = bool | int | float | str | tuple[Any, ...] | None

@@ -1,11 +1,15 @@
 """What a search hands back, image by image: the best candidate, counts of queries, and the health of its gradients."""
 
+import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelman.types import Counts, Images, Labels, Logits, Mask, PerExample
+
+_UNTOUCHED = {"distance": math.nan, "score": -math.inf}  # of images that no search has looked at
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Found:
     forwards: Counts
     backwards: Counts
     rejected: Counts  # candidates outside the threat's set: 0 for an attack that projects
+    proven: Mask  # certified to hold before any attack, which they were therefore spared; False for most attacks
     audited: Mask  # given up by a budgeted attack, and then attacked by the full ensemble; False for other attacks
     health: Health
 
@@ -71,6 +76,21 @@ def improved(found: Found, rows: Tensor, more: Found) -> Found:
         late = getattr(more.health, name)
         values[rows] = torch.maximum(values[rows], late) if name == "moved" else values[rows] + late
     return Found(**parts, health=Health(**health))
+
+
+def spread(found: Found, rows: Tensor, x: Images, proven: Mask) -> Found:
+    """The same among all images x, of which `rows` were attacked and the others are proven to hold."""
+    whole: dict[str, Any] = {}
+    for field in fields(Found):
+        if field.name != "health":
+            part = getattr(found, field.name)
+            blank = _UNTOUCHED.get(field.name, 0)
+            whole[field.name] = part.new_full((len(x), *part.shape[1:]), blank).index_copy(0, rows, part)
+    whole["x_adv"] = x.index_copy(0, rows, found.x_adv)
+    whole["proven"] = proven
+    blank = Health.blank(x)
+    health = {f.name: getattr(blank, f.name).index_copy(0, rows, getattr(found.health, f.name)) for f in fields(Health)}
+    return Found(**whole, health=Health(**health))
 
 
 def join(found: list[Found]) -> Found:

@@ -209,6 +209,7 @@ class Problem:
             self.backwards,
             self.rejected,
             torch.zeros_like(self.success),
+            torch.zeros_like(self.success),
             self.health,
         )
 

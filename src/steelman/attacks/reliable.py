@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -10,12 +10,14 @@ from torch import Generator, Tensor, nn
 from steelman.attacks import Attack, Problem
 from steelman.attacks.auto_attack import AutoAttack
 from steelman.attacks.climb import DIVERSIFYING_STEPS, climb
-from steelman.attacks.found import Found, improved
+from steelman.attacks.found import Found, improved, spread
 from steelman.attacks.square import Square
+from steelman.bounds import interval_margins
+from steelman.engine import guarded, micro_batch
 from steelman.errors import UsageError
 from steelman.progress import Progress, silent
 from steelman.threats import Ball
-from steelman.types import Images, Labels
+from steelman.types import Images, Labels, Mask
 
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
@@ -26,6 +28,7 @@ ALARM = 0.05  # share of the witnesses it may break before the gradients count a
 class Reliable(Attack):
     """The default evaluation: a few diverse climbs for all images, more and more for the few that come near breaking.
 
+    0. Images that interval bounds prove to hold are left in peace: a net trained for that, or a small radius.
     1. Every image: two steps along a random direction of the logits (output-diversified start, Tashiro et al. 2020,
        arXiv:2003.06878), then `steps` steepest steps on the margin, from a whole radius down to a twentieth.
     2. `rounds - 1` more such climbs, each twice as long, for the half, quarter, ... of the images with the largest
@@ -95,16 +98,20 @@ class Reliable(Attack):
         progress: Progress = silent,
     ) -> Found:
         generator = generator or torch.Generator(device=x.device).manual_seed(0)
-        found = super().run(model, x, y, threat, target=target, closest=closest, generator=generator, progress=progress)
-        held = (~found.success).nonzero().squeeze(1)
+        self.check_norm(threat)
+        proven = certified(model, x, y, threat)
+        open_rows = (~proven).nonzero().squeeze(1)
+        aim = None if target is None else target[open_rows]
+        options: dict[str, Any] = {"closest": closest, "generator": generator, "progress": progress}
+        attacked = super().run(model, x[open_rows], y[open_rows], threat, target=aim, **options)
+        found = spread(attacked, open_rows, x, proven)
+        held = (~found.success & ~proven).nonzero().squeeze(1)
         chosen = held[torch.randperm(len(held), generator=generator, device=held.device)]
         for rows in (chosen[: self.audit], chosen[self.audit :]):
             if len(rows) == 0:
                 break
             aim = None if target is None else target[rows]
-            more = FULL.run(
-                model, x[rows], y[rows], threat, target=aim, closest=closest, generator=generator, progress=progress
-            )
+            more = FULL.run(model, x[rows], y[rows], threat, target=aim, **options)
             found = improved(found, rows, more)
             if not more.success.any():
                 break
@@ -113,6 +120,20 @@ class Reliable(Attack):
     def cost(self) -> str:  # noqa: D102
         mean = self.rounds * (self.steps + DIVERSIFYING_STEPS)
         return f"about {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
+
+
+def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
+    """Which images interval bounds prove to hold, whatever the target; stops where a first batch has none."""
+    proven = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    if len(x) == 0:
+        return proven
+    with guarded(model):
+        for rows in torch.arange(len(x), device=x.device).split(micro_batch(model, x)):
+            margins = interval_margins(model, x[rows], y[rows], threat)
+            if margins is None or not (margins > 0).any():
+                break
+            proven[rows] = margins > 0
+    return proven
 
 
 def hardest(problem: Problem, share: float) -> Tensor:

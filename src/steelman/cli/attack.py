@@ -11,7 +11,7 @@ from steelman.cli.output import say, say_json, warn
 
 def attack(
     run: Annotated[str, Parameter(help="The run directory. With --model the attack comes first.")],
-    attack: Annotated[str | None, Parameter(help="Such as PGD(steps=100); PGD() without it.")] = None,
+    attack: Annotated[str | None, Parameter(help="Such as PGD(steps=100); Reliable() without it.")] = None,
     /,
     *,
     threat: ThreatOption = None,
@@ -30,7 +30,7 @@ def attack(
 
     if subject.model is not None and attack is not None:
         raise UsageError(f"two models were given, {run} and {subject.model}. Compare models with steelman evaluate.")
-    runs, method = ((), run) if subject.model is not None else ((run,), attack or "PGD()")
+    runs, method = ((), run) if subject.model is not None else ((run,), attack)
     asked = inputs.measurement(runs, method, threat, subject, target)
     stem = None if save is None else inputs.stem(save)
     if export is not None:

@@ -59,7 +59,7 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
     from steelman.runs import DISK_SPACE, Run
 
     with reporting() as progress:
-        prepared = results._prepared(comparison.measurement, subject, progress)
+        prepared = results.ready(comparison.measurement, subject, progress)
         if out is None:
             return record(comparison, prepared, compute(comparison, prepared, progress))
         asked = dataclasses.replace(comparison.measurement, data=prepared.source)

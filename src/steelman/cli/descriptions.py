@@ -35,7 +35,7 @@ def _cost(cls: type[Attack]) -> str:
     try:
         return parse(cls.__name__, "attack").cost()
     except SpecError:  # a field must be given
-        return "that of its members"
+        return "what the peer spends" if cls.__name__ == "Foreign" else "that of its members"
 
 
 def _fields(cls: type[Spec]) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from steelman.cli.output import say, say_json, say_table
 def evaluate(
     *runs: Annotated[str, Parameter(help="Run directories, or the text of an evaluation's spec.txt.")],
     threat: ThreatOption = None,
-    attack: Annotated[str, Parameter(help="Such as PGD(steps=100).")] = "PGD()",
+    attack: Annotated[str | None, Parameter(help="Such as PGD(steps=100); Reliable() without it.")] = None,
     target: TargetOption = None,
     curve: Annotated[
         str | None, Parameter(help="Robust accuracy over eps: radii such as 0.1,0.2, or how many up to the threat's.")

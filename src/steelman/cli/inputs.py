@@ -83,7 +83,7 @@ def device(text: str) -> str:
 
 def measurement(
     runs: tuple[str, ...],
-    attack: str,
+    attack: str | None,
     threat: str | None,
     subject: Subject,
     target: str | None = None,
@@ -107,7 +107,7 @@ def measurement(
         data = skipping(data)
     ball: Threat = parse(threat, "threat")
     return Measurement(
-        attack=parse(attack, "attack"),
+        attack=parse(attack or usual_attack(ball), "attack"),
         threat=ball,
         runs=runs,
         model=subject.model,
@@ -120,6 +120,11 @@ def measurement(
         curve=() if curve is None else radii(curve, ball),
         nearest=None if nearest is None else parse(nearest, "attack"),
     )
+
+
+def usual_attack(threat: Threat) -> str:
+    """The attack of whoever names none."""
+    return "Strongest((SigmaZero(), PGD(steps=100, loss='margin')))" if isinstance(threat, L0) else "Reliable()"
 
 
 def radii(text: str, threat: Threat) -> tuple[float, ...]:

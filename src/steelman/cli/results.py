@@ -27,7 +27,7 @@ def measured(asked: Measurement, subject: Subject) -> tuple[list[Outcome], dict[
 def struck(asked: Measurement, subject: Subject) -> tuple[Prepared, list[Measured], dict[str, Any]]:
     """The same with the images, and with all that came out of each model."""
     with reporting() as progress:
-        prepared = _prepared(asked, subject, progress)
+        prepared = ready(asked, subject, progress)
         found = measure(prepared, progress)
     return prepared, found, record(prepared, found)
 
@@ -49,7 +49,7 @@ def kept(asked: Measurement, subject: Subject, out: Path) -> dict[str, Any]:
         RunError: the directory is in use, holds something else, or cannot be written; too little disk space.
     """
     with reporting() as progress:
-        prepared = _prepared(asked, subject, progress)
+        prepared = ready(asked, subject, progress)
         asked = dataclasses.replace(asked, data=prepared.source)
         command = shlex.join(["steelman", "evaluate", repr(asked), "--out", str(out)])
         need = DISK_SPACE + 5 * prepared.data.images.numel() * len(prepared.subjects)
@@ -157,7 +157,8 @@ def _trust_lines(checks: list[dict[str, Any]]) -> list[str]:
     return [f"{'' if index else 'trust':<8} {words}" for index, words in enumerate(found)]
 
 
-def _prepared(asked: Measurement, subject: Subject, progress: Progress) -> Prepared:
+def ready(asked: Measurement, subject: Subject, progress: Progress) -> Prepared:
+    """Everything that a measurement needs, and a warning of a threat that allows any image."""
     prepared = prepare(asked, subject.data_root, progress, device=inputs.device(subject.device))
     inputs.warn_of_threat(asked.threat, prepared.data.shape)
     return prepared
