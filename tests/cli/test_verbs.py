@@ -117,12 +117,12 @@ def test_attack_prints_shares_trust_and_where_it_saved(call, runs, tmp_path):
     assert (tmp_path / "set.json").exists()
 
 
-def test_attack_takes_pgd_where_none_is_given_and_the_model_from_a_file(call, runs, arrays):
+def test_attack_takes_reliable_where_none_is_given_and_the_model_from_a_file(call, runs, arrays):
     run = told(call, "attack", runs / "plain", *LINF)
     weights = runs / "plain" / "weights.safetensors"
     model = ("--model", "Linear1(width=16)", "--weights", weights, "--data", arrays)
-    file = told(call, "attack", "PGD()", *model, *LINF)
-    assert run["attack"] == file["attack"] == "PGD()"
+    file = told(call, "attack", "Reliable()", *model, *LINF)
+    assert run["attack"] == file["attack"] == "Reliable()"
     assert run["robust"] == file["robust"]
     assert (run["model"], file["model"]) == ("plain", "Linear1(width=16) of weights.safetensors")
 

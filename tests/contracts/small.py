@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, object]] = {
     "PDPGD": {"steps": 20, "start_steps": 10},
     "SigmaZero": {"steps": 30, "removals": 5},
     "Bisect": {"start": 10, "steps": 4, "rounds": 4, "halvings": 3},
-    "Dichotomy": {"steps": 12, "halvings": 5, "learning_rate": 0.03},
+    "Dichotomy": {"steps": 12, "halvings": 7, "learning_rate": 0.03},
     "AutoLoss": {"steps": 60, "learning_rate": 0.01},
     "GDA": {"steps": 60, "learning_rate": 0.01},
     # without gradients

@@ -65,7 +65,7 @@ class Reliable(Attack):
     def search(self, problem: Problem) -> None:  # noqa: D102
         climb(problem, self.steps)
         for number in range(1, self.rounds):
-            if problem.done:
+            if problem.done or problem.success.all():
                 return
             with problem.part(hardest(problem, 0.5**number)) as part:
                 climb(part, self.steps * 2**number)
@@ -77,7 +77,9 @@ class Reliable(Attack):
         """Whether gradients are missing, or random search breaks what they could not."""
         if problem.done or not self.queries:
             return False
-        held = problem.active.nonzero().squeeze(1)
+        held = (problem.active & ~problem.success).nonzero().squeeze(1)
+        if len(held) == 0:
+            return False
         dead = (problem.health.dead == problem.health.steps)[held]
         chosen = held[torch.randperm(len(held), generator=problem.generator, device=held.device)[:WITNESSES]]
         with problem.part(chosen) as part:
@@ -137,7 +139,7 @@ def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
 
 
 def hardest(problem: Problem, share: float) -> Tensor:
-    """Rows of the unfinished images with the largest margins so far, a share of them, at least one."""
-    active = problem.active.nonzero().squeeze(1)
+    """Rows of the unbroken images with the largest margins so far, a share of them, at least one where there is one."""
+    active = (problem.active & ~problem.success).nonzero().squeeze(1)
     order = problem.score[active].argsort(descending=True, stable=True)
     return active[order[: max(1, math.ceil(share * len(active)))]]

@@ -11,7 +11,7 @@ from steelman.errors import UsageError
 from steelman.losses import margin
 from steelman.types import Images, Labels, Logits, PerExample
 
-BETAS = (0.8, 0.999)  # of Adam; the first is 0.9 as published, which leaves more changes where steps are this long
+BETAS = (0.8, 0.999)  # of Adam; at steps this long the published first one, 0.9, leaves more changes
 
 
 @dataclass(frozen=True, repr=False)
