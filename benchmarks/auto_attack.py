@@ -42,7 +42,8 @@ def _ours(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[float
     began = time.perf_counter()
     outcome = strike(model, (x, y), attack, Linf(EPS), generator=torch.Generator().manual_seed(0))
     seconds = time.perf_counter() - began
-    cost = f"{float(outcome.backwards.float().mean()):.0f} gradients, {float(outcome.forwards.float().mean()):.0f} forwards"
+    gradients, forwards = float(outcome.backwards.float().mean()), float(outcome.forwards.float().mean())
+    cost = f"{gradients:.0f} gradients, {forwards:.0f} forwards"
     print(f"  {attack!r:24s} robust {outcome.robust}, {seconds:.1f} s, {cost} an image", flush=True)
     return 100 * outcome.robust.value, seconds
 

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-NEEDS_DATA = ("pgd.py", "training.py")
+ALL = ("startup.py", "demo.py", "pgd.py", "training.py", "effective.py", "carlini.py", "minimal.py", "auto_attack.py")
+NEEDS_DATA = ALL[2:]
 
 
 def main() -> None:
     """Run them; those that need real data say so where there are none."""
-    for name in ("startup.py", "demo.py", "pgd.py", "training.py"):
+    for name in ALL:
         print(f"\n== {name}", flush=True)
         if name in NEEDS_DATA and not os.environ.get("STEELMAN_DATA"):
             print("skipped: set STEELMAN_DATA to a folder with MNIST/raw and trades_smallcnn_mnist.safetensors")

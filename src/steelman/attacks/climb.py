@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from steelman.attacks.minimal import column
 from steelman.attacks.problem import Problem
 from steelman.types import Images, Labels, Logits, PerExample
 
@@ -16,24 +17,33 @@ DIVERSIFYING_SIZE = 1 / 3  # of the radius
 FIRST_STEP, LAST_STEP = 1.0, 0.05  # of the radius; between them a half cosine
 
 
-def climb(problem: Problem, steps: int) -> None:
-    """One diversified start and `steps` steepest steps on the margin, for every unfinished image."""
+def climb(problem: Problem, steps: int, *, width: float = 1.0) -> None:
+    """One diversified start and `steps` steepest steps on the margin, for every unfinished image.
+
+    With `width` the first half of the steps is taken in a ball so many times as large, which shrinks to the threat's:
+    from outside a search sees what masked gradients hide near the image. Candidates there are no successes.
+    """
+    if problem.done:
+        return
     threat, clean = problem.threat, problem.x
-    radius = torch.full((len(clean),), threat.reach(clean), device=clean.device)
-    x = diversified(problem, radius)
-    for size in step_sizes(steps):
+    reach = torch.full((len(clean),), threat.reach(clean), device=clean.device)
+    x = diversified(problem, width * reach)
+    for step, size in enumerate(step_sizes(steps)):
         if problem.done:
             return
         _, grad = problem.value_and_grad(x, "margin")
-        x = threat.project(threat.ascend(x, grad, size * radius), clean)
-    problem.show(x)
+        radius = reach * (1 + (width - 1) * max(0.0, 1 - 2 * step / steps))
+        x = threat.project(threat.ascend(x, grad, size * radius), clean, radius)
+    problem.show(threat.project(x, clean))
 
 
 def diversified(problem: Problem, radius: PerExample) -> Images:
     """A random point of each image's ball of that radius, led along a random direction of the logits."""
     threat, clean = problem.threat, problem.x
-    inside = threat.sample(clean, problem.generator)
-    x = threat.project(inside, clean, radius)
+    x = threat.sample(clean, problem.generator)
+    if math.isfinite(threat.eps) and threat.eps > 0:  # a point of a ball of another radius
+        x = clean + column(radius / threat.reach(clean)) * (x - clean)
+    x = threat.project(x, clean, radius)
     weights = torch.empty(len(clean), problem.num_classes, device=clean.device)
     weights.uniform_(-1, 1, generator=problem.generator)
 

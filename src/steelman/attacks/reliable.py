@@ -10,7 +10,9 @@ from torch import Generator, Tensor, nn
 from steelman.attacks import Attack, Problem
 from steelman.attacks.auto_attack import AutoAttack
 from steelman.attacks.climb import DIVERSIFYING_STEPS, climb
+from steelman.attacks.fmn import FMN
 from steelman.attacks.found import Found, improved, spread
+from steelman.attacks.minimal import Nearby
 from steelman.attacks.square import Square
 from steelman.bounds import interval_margins
 from steelman.engine import guarded, micro_batch
@@ -19,6 +21,7 @@ from steelman.progress import Progress, silent
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
 
+WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
@@ -31,11 +34,14 @@ class Reliable(Attack):
     0. Images that interval bounds prove to hold are left in peace: a net trained for that, or a small radius.
     1. Every image: two steps along a random direction of the logits (output-diversified start, Tashiro et al. 2020,
        arXiv:2003.06878), then `steps` steepest steps on the margin, from a whole radius down to a twentieth.
-    2. `rounds - 1` more such climbs, each twice as long, for the half, quarter, ... of the images with the largest
-       margins so far.
-    3. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
+    2. Every image that held: FMN with four times the steps, which says how far its nearest wrong neighbour is, and a
+       climb of three times the steps from half as far again outside the ball: gradients masked near the image lead
+       astray from inside only.
+    3. `rounds - 1` more climbs, each twice as long, from inside and outside in turn, for the half, quarter, ... of the
+       images whose nearest wrong neighbour is nearest.
+    4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
-    4. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
+    5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
 
     How much an image gets depends on the others of its chunk of up to 512. `Found.audited` tells which images were
     attacked in full: of n audited images of which none broke, at most a share of 1 - 0.05^(1/n) of the others does
@@ -64,11 +70,15 @@ class Reliable(Attack):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         climb(problem, self.steps)
+        near = Nearby(problem)
+        FMN(steps=4 * self.steps).approach(problem, near)
+        with problem.part() as part:
+            climb(part, 3 * self.steps, width=WIDTH)
         for number in range(1, self.rounds):
             if problem.done or problem.success.all():
                 return
-            with problem.part(hardest(problem, 0.5**number)) as part:
-                climb(part, self.steps * 2**number)
+            with problem.part(hardest(problem, near, 0.5**number)) as part:
+                climb(part, self.steps * 2**number, width=1.0 if number % 2 else WIDTH)
         if self._masked(problem):
             with problem.part() as rest:
                 FULL.search(rest)
@@ -120,7 +130,7 @@ class Reliable(Attack):
         return found
 
     def cost(self) -> str:  # noqa: D102
-        mean = self.rounds * (self.steps + DIVERSIFYING_STEPS)
+        mean = (7 + self.rounds) * self.steps + (1 + self.rounds) * DIVERSIFYING_STEPS
         return f"about {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
 
 
@@ -138,8 +148,11 @@ def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
     return proven
 
 
-def hardest(problem: Problem, share: float) -> Tensor:
-    """Rows of the unbroken images with the largest margins so far, a share of them, at least one where there is one."""
+def hardest(problem: Problem, near: Nearby, share: float) -> Tensor:
+    """Rows of the unbroken images whose nearest wrong candidate is nearest, a share of them, one at least.
+
+    Margins would be misled by masked gradients, the distances of a search from outside are not.
+    """
     active = (problem.active & ~problem.success).nonzero().squeeze(1)
-    order = problem.score[active].argsort(descending=True, stable=True)
+    order = near.distance[active].argsort(stable=True)
     return active[order[: max(1, math.ceil(share * len(active)))]]
