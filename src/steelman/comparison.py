@@ -105,7 +105,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
     columns += ("backwards an image", "seconds", "rejected")
     cells = tuple(
         (rank_text(one), one["attack"], one["robust"], one["success"], distance_cell(one), one["optimality"])
-        + ((one["error"], "", "", "") if one["error"] else tuple(one[name] for name in _COSTS))
+        + (("", "", "", "") if one["error"] else tuple(one[name] for name in _COSTS))
         for one in facts["attacks"]
     )
     median = "more than half hold" if best["median"] is None else f"median distance {best['median']:.4g}"
@@ -118,7 +118,10 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
         title=f"Attacks on {facts['model']} within {facts['threat']}",
         question=f"Which attack is the strongest on {facts['model']} within {facts['threat']}?",
         headline=f"{best['attack']}{' and others' if best['tied'] else ''}: {strongest}.",
-        findings=tuple(facts["notes"]),
+        findings=(
+            *facts["notes"],
+            *(f"{one['attack']} failed: {one['error']}" for one in facts["attacks"] if one["error"]),
+        ),
         sections=(
             Section("Result", (), (Table("Attacks, the strongest first", columns, cells),)),
             Section("Over distance", (), (_figure(rows),)),

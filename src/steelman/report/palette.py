@@ -82,6 +82,9 @@ class Style:
 
 def styles(series: Iterable[Series]) -> dict[tuple[str, str], Style]:
     """One look for each (role, label), in the order of first appearance; a role met again changes dash and marker."""
+    series = tuple(series)
+    free = () if any(one.role != "other" for one in series) else ("fgsm", "pgd", "natural")  # where nobody plays them
+    others = _OTHERS + free
     found: dict[tuple[str, str], Style] = {}
     met = dict.fromkeys(_ROLES, 0)
     for one in series:
@@ -91,7 +94,7 @@ def styles(series: Iterable[Series]) -> dict[tuple[str, str], Style]:
         base, again = _ROLES.index(one.role), met[one.role]
         met[one.role] += 1
         found[key] = Style(
-            token=_OTHERS[again % len(_OTHERS)] if one.role == "other" else one.role,
+            token=others[again % len(others)] if one.role == "other" else one.role,
             dash=_DASHES[(base + again) % len(_DASHES)],
             marker=_MARKERS[(base + 5 * again) % len(_MARKERS)],
             hatch=_HATCHES[(base + 5 * again) % len(_HATCHES)],
