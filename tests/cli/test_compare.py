@@ -132,7 +132,7 @@ def test_with_out_everything_is_kept_and_computed_once(call, runs, tmp_path, mon
     (table,) = page.sections[0].items
     assert repr(outcome.attack) == table.rows[0][1]
     assert table.rows[-1][1] == PEER
-    assert "FGSM searches in Linf" in str(table.rows[-1])
+    assert any("FGSM searches in Linf" in one for one in page.findings)
     (figure,) = page.sections[1].items
     series = {one.label: one for one in figure.panels[0].series}
     assert list(series) == [table.rows[0][1], table.rows[1][1], "all together"]
