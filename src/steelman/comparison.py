@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from steelman.attacks import Attack
 from steelman.curves import Curve
+from steelman.engine import generator_for
 from steelman.errors import SteelmanError, UsageError
 from steelman.evaluate import Outcome, strike
 from steelman.measurement import Measurement, Prepared
@@ -148,7 +147,7 @@ def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: P
     threat, data = comparison.measurement.threat, prepared.data
     assert isinstance(threat, Ball)
     progress(0, 1, "attacking")
-    generator = torch.Generator(device=data.images.device).manual_seed(comparison.measurement.seed)
+    generator = generator_for(data.images, comparison.measurement.seed)
     options: dict[str, Any] = {"closest": math.isinf(threat.eps), "generator": generator, "progress": progress}
     try:
         return Row(attack, strike(prepared.subjects[0].model, data, attack, threat, **options))

@@ -19,7 +19,7 @@ from steelman.attacks import Attack
 from steelman.attacks.found import broken
 from steelman.attacks.pgd import PGD
 from steelman.data import Data
-from steelman.engine import guarded
+from steelman.engine import generator_for, guarded
 from steelman.errors import UsageError
 from steelman.evaluate import Outcome, check_pixels, logits_of, strike
 from steelman.progress import Progress, Stages, silent
@@ -150,7 +150,7 @@ def curve(
     """
     asked = ascending(epsilons)
     x, y = (data.pixels(), data.labels) if isinstance(data, Data) else data
-    generator = generator or torch.Generator(device=x.device).manual_seed(0)
+    generator = generator or generator_for(x)
     stages = Stages(progress, 1 + len(asked))
     options: dict[str, Any] = {"target": target, "generator": generator, "progress": stages.stage("nearest")}
     first = strike(model, (x, y), nearest, threat.at(math.inf), closest=True, **options)

@@ -100,6 +100,11 @@ def micro_batch(model: nn.Module, x: Tensor) -> int:
     return max(1, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, floats + x[0].numel())))
 
 
+def generator_for(x: Tensor, seed: int = 0) -> torch.Generator:
+    """A fresh generator on the device of x: what is drawn from where a caller gives none."""
+    return torch.Generator(device=x.device).manual_seed(seed)
+
+
 def chunk_size(x: Tensor) -> int:
     """How many images one search holds at a time."""
     return max(1, min(LARGEST_CHUNK, CHUNK_FLOATS // x[0].numel()))

@@ -17,7 +17,7 @@ from torch import Generator, nn
 from steelman.attacks import Attack
 from steelman.attacks.found import Health, broken
 from steelman.data import Data
-from steelman.engine import guarded, micro_batch, predict
+from steelman.engine import generator_for, guarded, micro_batch, predict
 from steelman.errors import PixelError, RunError, ThreatViolation, UsageError
 from steelman.progress import Progress, silent
 from steelman.spec import parse
@@ -330,7 +330,7 @@ def _targets(
     target: Labels | TargetKind | None, y: Labels, logits: Logits, generator: Generator | None
 ) -> Labels | None:
     if isinstance(target, str):
-        return choose_targets(target, logits, y, generator or torch.Generator(device=y.device).manual_seed(0))
+        return choose_targets(target, logits, y, generator or generator_for(y))
     if target is not None:
         _check_targets(target, y, logits)
     return target

@@ -13,6 +13,7 @@ from steelman.attacks import Attack, Nearest
 from steelman.attacks.pgd import PGD
 from steelman.curves import Curve, ascending, curve, default_nearest
 from steelman.data import Data, Source
+from steelman.engine import generator_for
 from steelman.errors import DataError, PixelError, UsageError, WeightsError
 from steelman.evaluate import Outcome, strike
 from steelman.loading import load
@@ -254,7 +255,7 @@ def _curve(prepared: Prepared, subject: Subject, outcome: Outcome, progress: Pro
 
 
 def _generator(prepared: Prepared) -> Generator:
-    return torch.Generator(device=prepared.data.images.device).manual_seed(prepared.measurement.seed)
+    return generator_for(prepared.data.images, prepared.measurement.seed)
 
 
 def _common_source(runs: Sequence[str], trained: Sequence[Trained]) -> Source:

@@ -18,7 +18,7 @@ from steelman.attacks.noise import Noise
 from steelman.attacks.pgd import PGD
 from steelman.attacks.square import Square
 from steelman.data import Data
-from steelman.engine import guarded
+from steelman.engine import generator_for, guarded
 from steelman.errors import UsageError
 from steelman.evaluate import Outcome, accuracy, adversarial_accuracy, logits_of, strike
 from steelman.losses import margin
@@ -56,7 +56,7 @@ def examine(
         raise UsageError(
             f"the outcome is about {len(outcome.y)} images, {len(data)} were given. Give those of the strike."
         )
-    generator = generator or torch.Generator(device=data.images.device).manual_seed(0)
+    generator = generator or generator_for(data.images)
     checks = (*read(outcome), *probe(model, data.first(sample), outcome, generator=generator))
     return Trust(subject or f"{outcome.attack!r} within {outcome.threat!r}", checks)
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, nn
 
 from steelman.attacks.found import Found, broken, join
 from steelman.attacks.problem import Problem
-from steelman.engine import chunk_size, guarded, micro_batch, predict
+from steelman.engine import chunk_size, generator_for, guarded, micro_batch, predict
 from steelman.errors import UsageError
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
@@ -98,7 +97,7 @@ class Attack(Spec):
             UsageError: the attack does not search in the threat's norm.
         """
         self.check_norm(threat)
-        x, generator = x.detach(), generator or _generator(x)
+        x, generator = x.detach(), generator or generator_for(x)
         found: list[Found] = []
         if len(x) == 0:
             return Problem(model, x, y, threat, generator=generator, batch=1).found()
@@ -128,7 +127,7 @@ class Attack(Spec):
 
         Nothing is judged and no image is left out, so one-step attacks cost one gradient and no more.
         """
-        x, generator = x.detach(), generator or _generator(x)
+        x, generator = x.detach(), generator or generator_for(x)
         with guarded(model):
             problem = Problem(model, x, y, threat, generator=generator, batch=len(x), judged=False)
             self.search(problem)
@@ -152,7 +151,3 @@ class Nearest(Attack):
     ) -> Images:
         """The nearest success within the threat, else the image itself."""
         return self(model, x, y, threat, closest=True, generator=generator)
-
-
-def _generator(x: Images) -> Generator:
-    return torch.Generator(device=x.device).manual_seed(0)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from steelman.attacks import Nearest, Problem
-from steelman.attacks.fmn import FMN
+from steelman.attacks.fmn import approached
 from steelman.attacks.minimal import Adam, Constants, Nearby, annealed, column, evaluated
 from steelman.errors import UsageError
 from steelman.losses import margin
@@ -49,7 +49,7 @@ class CarliniWagner(Nearest):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         near = Nearby(problem)
-        start = self._start(problem, near)
+        start = approached(problem, near, self.start_steps)
         constants = Constants(self._first(problem, near, start))
         for _ in range(self.searches):
             if problem.done:
@@ -58,12 +58,6 @@ class CarliniWagner(Nearest):
             constants.update(enough)
             start = torch.where(column(near.found), near.x_adv, last)
         near.polish(self.halvings)
-
-    def _start(self, problem: Problem, near: Nearby) -> Images:
-        """The nearest wrong point of a short search with FMN, else the image itself."""
-        if self.start_steps:
-            FMN(steps=self.start_steps).approach(problem, near)
-        return near.x_adv
 
     def _first(self, problem: Problem, near: Nearby, start: Images) -> PerExample:
         """The constant at which both terms pull equally at the start or, seen from it, on the boundary."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steelman.attacks.minimal import Nearby
 from steelman.attacks.problem import Problem
-from steelman.engine import guarded, micro_batch
+from steelman.engine import generator_for, guarded, micro_batch
 from steelman.errors import UsageError
 from steelman.losses import Loss, margin
 from steelman.threats import L1, L2, Ball
@@ -74,7 +74,7 @@ def course(
 ) -> tuple[Tensor, Tensor]:
     """The norm and the confidence at each step of a walk, each (steps, b); no image stops early."""
     with guarded(model):
-        generator = torch.Generator(device=x.device).manual_seed(0)  # nothing is drawn from it
+        generator = generator_for(x)  # nothing is drawn from it
         batch = micro_batch(model, x)
         problem = Problem(model, x.detach(), y, threat, generator=generator, batch=batch, closest=True)
         norms, confidences = zip(*walk(problem, Nearby(problem)), strict=True)

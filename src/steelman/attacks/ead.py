@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from steelman.attacks import Nearest, Problem
-from steelman.attacks.fmn import FMN
+from steelman.attacks.fmn import approached
 from steelman.attacks.minimal import Constants, Nearby, column, evaluated
 from steelman.errors import UsageError
 from steelman.losses import margin
@@ -51,7 +51,7 @@ class EAD(Nearest):
     def search(self, problem: Problem) -> None:  # noqa: D102
         near = Nearby(problem)
         beta = self.beta if self.beta is not None else (5.0 if isinstance(problem.threat, L1) else 0.05)
-        start = self._start(problem, near)
+        start = approached(problem, near, self.start_steps)
         constants = Constants(self._first(problem, near, beta, start))
         for _ in range(self.searches):
             if problem.done:
@@ -60,12 +60,6 @@ class EAD(Nearest):
             constants.update(enough)
             start = torch.where(column(near.found), near.x_adv, last)
         near.polish(self.halvings)
-
-    def _start(self, problem: Problem, near: Nearby) -> Images:
-        """The nearest wrong point of a short search with FMN, else the image itself."""
-        if self.start_steps:
-            FMN(steps=self.start_steps).approach(problem, near)
-        return near.x_adv
 
     def _first(self, problem: Problem, near: Nearby, beta: float, start: Images) -> PerExample:
         """The constant at which the largest pull of the loss is the resistance of a value changed by 1."""

@@ -10,7 +10,7 @@ from steelman.attacks.minimal import Nearby, Radius, annealed
 from steelman.errors import UsageError
 from steelman.losses import LossName
 from steelman.threats import L0, L1
-from steelman.types import PerExample
+from steelman.types import Images, PerExample
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,6 +68,13 @@ class FMN(Nearest):
 
     def cost(self) -> str:  # noqa: D102
         return f"{self.steps} gradients, {1 + self.halvings} forwards"
+
+
+def approached(problem: Problem, near: Nearby, steps: int) -> Images:
+    """The nearest wrong point of a short search with FMN, else (and with 0 steps) the image itself."""
+    if steps:
+        FMN(steps=steps).approach(problem, near)
+    return near.x_adv
 
 
 def _first(problem: Problem, slope: PerExample) -> PerExample:

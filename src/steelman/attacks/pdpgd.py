@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steelman.attacks import Nearest, Problem
-from steelman.attacks.fmn import FMN
+from steelman.attacks.fmn import approached
 from steelman.attacks.minimal import Adam, Nearby
 from steelman.errors import UsageError
 from steelman.losses import margin
@@ -60,7 +60,7 @@ class PDPGD(Nearest):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         clean, near, adam = problem.x, Nearby(problem), Adam(problem.x)
-        x = self._start(problem, near)
+        x = approached(problem, near, self.start_steps)
         log_weight = share = torch.zeros_like(near.distance)  # share of the loss; the norm has the rest
         for i in range(self.steps):
             if problem.done:
@@ -88,12 +88,6 @@ class PDPGD(Nearest):
         if self.ratio is None:
             return problem.threat.dual(grad).nan_to_num(1.0).clamp(*_RATIOS).log()
         return torch.full_like(problem.margin, math.log(self.ratio))
-
-    def _start(self, problem: Problem, near: Nearby) -> Images:
-        """The nearest wrong point of a short search with FMN, else the image itself."""
-        if self.start_steps:
-            FMN(steps=self.start_steps).approach(problem, near)
-        return near.x_adv
 
     def cost(self) -> str:  # noqa: D102
         forwards = 1 + self.halvings + (self.start_steps > 0)

@@ -15,7 +15,7 @@ from steelman.attacks.found import Found, improved, spread
 from steelman.attacks.minimal import Nearby
 from steelman.attacks.square import Square
 from steelman.bounds import interval_margins
-from steelman.engine import guarded, micro_batch
+from steelman.engine import generator_for, guarded, micro_batch
 from steelman.errors import UsageError
 from steelman.progress import Progress, silent
 from steelman.threats import Ball
@@ -85,10 +85,8 @@ class Reliable(Attack):
 
     def _masked(self, problem: Problem) -> bool:
         """Whether gradients are missing, or random search breaks what they could not."""
-        if problem.done or not self.queries:
-            return False
         held = (problem.active & ~problem.success).nonzero().squeeze(1)
-        if len(held) == 0:
+        if len(held) == 0 or not self.queries:
             return False
         dead = (problem.health.dead == problem.health.steps)[held]
         chosen = held[torch.randperm(len(held), generator=problem.generator, device=held.device)[:WITNESSES]]
@@ -109,7 +107,7 @@ class Reliable(Attack):
         generator: Generator | None = None,
         progress: Progress = silent,
     ) -> Found:
-        generator = generator or torch.Generator(device=x.device).manual_seed(0)
+        generator = generator or generator_for(x)
         self.check_norm(threat)
         proven = certified(model, x, y, threat)
         open_rows = (~proven).nonzero().squeeze(1)
