@@ -16,6 +16,7 @@ from steelman.strict_json import json_text
 Cell: TypeAlias = str | int | float | dict[str, Any] | None
 Real: TypeAlias = int | float  # said in full, because types are checked at run time in tests
 Role: TypeAlias = Literal["natural", "fgsm", "pgd", "published", "other"]  # keeps one meaning one colour everywhere
+Drawn: TypeAlias = Literal["lines", "points", "steps"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Lines:
-    """Panels of lines that share their axes' meaning; drawn as a grid."""
+    """Panels of series that share their axes' meaning; drawn as a grid.
+
+    "lines" joins the points and shades their interval, "points" leaves them apart with bars of error, and "steps" is a
+    histogram: x holds the left edges of the bins and, with a y of None, the right edge of the last one.
+    """
 
     name: str  # file stem of the figure
     caption: str
@@ -58,6 +63,7 @@ class Lines:
     y_label: str
     panels: tuple[Panel, ...]
     percent: bool = True
+    drawn: Drawn = "lines"
     kind: Literal["lines"] = "lines"
 
 
@@ -92,6 +98,37 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """A table whose cells are also coloured by their value, such as attack source against target."""
+
+    name: str
+    caption: str
+    row_label: str  # what the rows are
+    column_label: str  # what the columns are
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]  # shares ({value, low, high, n}), numbers, or None
+    percent: bool = True
+    kind: Literal["matrix"] = "matrix"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of images, row by row, each with a line of words below it.
+
+    `file` (relative to the run) holds `x` (n c h w, float32 in [0, 1]).
+    """
+
+    name: str
+    caption: str
+    file: str
+    columns: int  # images in a row
+    words: tuple[str, ...] = ()  # one an image, or none at all
+    heads: tuple[str, ...] = ()  # one a column, or none at all
+    kind: Literal["grid"] = "grid"
+
+
+@dataclass(frozen=True)
 class Check:
     """One trust check: what was measured, what it means in plain words, and what to do."""
 
@@ -116,7 +153,7 @@ class Trust:
         return max((check.verdict for check in self.checks), key=_VERDICTS.index, default="info")
 
 
-Item: TypeAlias = Table | Lines | Bars | Samples | Trust
+Item: TypeAlias = Table | Lines | Bars | Matrix | Grid | Samples | Trust
 
 
 @dataclass(frozen=True)
@@ -160,7 +197,23 @@ class Page:
 
 
 _VERDICTS = ("ok", "info", "warn", "fail")  # from good to bad
-_ITEMS = {"table": Table, "lines": Lines, "bars": Bars, "samples": Samples, "trust": Trust}
+_ITEMS = {
+    "table": Table,
+    "lines": Lines,
+    "bars": Bars,
+    "matrix": Matrix,
+    "grid": Grid,
+    "samples": Samples,
+    "trust": Trust,
+}
+    "table": Table,
+    "lines": Lines,
+    "bars": Bars,
+    "matrix": Matrix,
+    "grid": Grid,
+    "samples": Samples,
+    "trust": Trust,
+}
 
 
 def _section(raw: dict[str, Any]) -> Section:
@@ -176,6 +229,8 @@ def _item(raw: dict[str, Any]) -> Item:
         raw["checks"] = tuple(_check(check) for check in raw["checks"])
     elif raw["kind"] == "table":
         raw["rows"] = tuple(tuple(row) for row in raw["rows"])
+    elif raw["kind"] == "matrix":
+        raw["cells"] = tuple(tuple(row) for row in raw["cells"])
     return _ITEMS[raw["kind"]](**_frozen(raw))
 
 

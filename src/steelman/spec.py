@@ -21,6 +21,8 @@ KINDS = {
     "threat": ("steelman.threats", "Threat"),
     "attack": ("steelman.attacks", "Attack"),
     "objective": ("steelman.defences", "Objective"),
+    "shield": ("steelman.defences", "Shield"),
+    "certifier": ("steelman.certify", "Certifier"),
     "architecture": ("steelman.models", "Architecture"),
     "data": ("steelman.data", "Source"),
     "recipe": ("steelman.recipe", "Recipe"),

@@ -14,18 +14,21 @@ KINDS = {
     "data": "data",
     "studies": "study",
     "objectives": "objective",
+    "shields": "shield",
+    "certifiers": "certifier",
 }
 
 
 def listing(
     what: Annotated[
-        Literal["attacks", "threats", "models", "data", "studies", "objectives"], Parameter(help="The kind.")
+        Literal["attacks", "threats", "models", "data", "studies", "objectives", "shields", "certifiers"],
+        Parameter(help="The kind."),
     ],
     /,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what there is: attacks, threats, models, data, studies or objectives.
+    """Show what there is: attacks, threats, models, data, studies, objectives, shields or certifiers.
 
     Every name can be given fields, such as PGD(steps=100).
     """

@@ -1,4 +1,4 @@
-"""Defences: what a classifier is trained to do."""
+"""Defences: what a classifier is trained to do (objectives), and what is put around it afterwards (shields)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,4 +28,15 @@ class Objective(Spec):
             progress: how far training is, 0 at its first step, towards 1; schedules depend on it.
             generator: the source of every random choice.
         """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Shield(Spec):
+    """A defence at inference time: a model is wrapped in another one; the fields are its constants."""
+
+    paper: ClassVar[str] = ""
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """The defended model, from pixels in [0, 1] to logits; it shares the given model's weights."""
         raise NotImplementedError
