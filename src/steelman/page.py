@@ -206,14 +206,6 @@ _ITEMS = {
     "samples": Samples,
     "trust": Trust,
 }
-    "table": Table,
-    "lines": Lines,
-    "bars": Bars,
-    "matrix": Matrix,
-    "grid": Grid,
-    "samples": Samples,
-    "trust": Trust,
-}
 
 
 def _section(raw: dict[str, Any]) -> Section:
