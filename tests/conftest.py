@@ -5,10 +5,13 @@ import os
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many workers as cores: more threads would stand in each other's way
 
+import jaxtyping
+from coverage import Coverage
 from jaxtyping import install_import_hook
 
 install_import_hook("steelman", "beartype.beartype")
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -28,3 +31,27 @@ def data_root() -> Path:
     if not root:
         pytest.skip("needs real data: set STEELMAN_DATA to a folder that holds MNIST/raw and the weight files")
     return Path(root)
+
+
+PLAIN = ("tests/contracts/test_attacks.py", "tests/oracles/", "tests/peers/")  # the same calls over and over
+
+
+@pytest.fixture(autouse=True)
+def watched(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Types and coverage are watched, but where the same calls come a thousand times: there in tests marked `watched`.
+
+    Watching takes more than half of the time.
+    """
+    if not request.node.nodeid.startswith(PLAIN) or request.node.get_closest_marker("watched"):
+        yield
+        return
+    tracer = Coverage.current()
+    jaxtyping.config.update("jaxtyping_disable", True)
+    if tracer:
+        tracer.stop()
+    try:
+        yield
+    finally:
+        if tracer:
+            tracer.start()
+        jaxtyping.config.update("jaxtyping_disable", False)

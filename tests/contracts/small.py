@@ -15,8 +15,8 @@ SMALL: dict[str, dict[str, object]] = {
     "APGD": {"steps": 6},
     "MultiTargeted": {"steps": 4},
     "FAB": {"steps": 10},
-    "Square": {"queries": 200},
-    "AutoAttack": {"steps": 5, "queries": 100},
+    "Square": {"queries": 60},
+    "AutoAttack": {"steps": 5, "queries": 30},
     "Reliable": {"steps": 4, "rounds": 2, "queries": 20, "audit": 0},
     # minimal norm
     "DeepFool": {},
@@ -28,10 +28,10 @@ SMALL: dict[str, dict[str, object]] = {
     "SigmaZero": {"steps": 30, "removals": 5},
     "Bisect": {"start": 10, "steps": 4, "rounds": 4, "halvings": 3},
     "Dichotomy": {"steps": 12, "halvings": 7, "learning_rate": 0.03},
-    "AutoLoss": {"steps": 60, "learning_rate": 0.01},
-    "GDA": {"steps": 60, "learning_rate": 0.01},
+    "AutoLoss": {"steps": 30, "learning_rate": 0.02},
+    "GDA": {"steps": 30, "learning_rate": 0.02},
     # without gradients
     "SPSA": {"steps": 6, "samples": 16, "step_size": 0.3},
-    "HopSkipJump": {"steps": 3, "samples": 20, "tries": 10},
+    "HopSkipJump": {"steps": 2, "samples": 15, "tries": 10},
     "Boundary": {"steps": 40, "tries": 10},
 }
