@@ -64,6 +64,8 @@ class Lines:
     panels: tuple[Panel, ...]
     percent: bool = True
     drawn: Drawn = "lines"
+    log_x: bool = False  # values of zero and below have no place on a logarithmic axis: only the table has them
+    log_y: bool = False
     kind: Literal["lines"] = "lines"
 
 
@@ -214,6 +216,8 @@ def _section(raw: dict[str, Any]) -> Section:
 
 def _item(raw: dict[str, Any]) -> Item:
     if raw["kind"] == "lines":
+        if raw.get("drawn", "lines") not in get_args(Drawn):
+            raise ValueError(f"drawn {raw['drawn']!r}")
         raw["panels"] = tuple(Panel(panel["title"], _series(panel["series"])) for panel in raw["panels"])
     elif raw["kind"] == "bars":
         raw["series"] = _series(raw["series"])

@@ -14,7 +14,7 @@ from playwright.sync_api import Page as Tab
 from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 
-from steelman.page import Bars, Check, Lines, Page, Panel, Samples, Section, Series, Table, Trust
+from steelman.page import Bars, Check, Grid, Lines, Matrix, Page, Panel, Samples, Section, Series, Table, Trust
 from steelman.report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -87,6 +87,62 @@ def sheet(run_dir: Path) -> Samples:
         tuple(0.93 + 0.007 * k for k in range(10)),
         after,
         tuple(0.41 + 0.055 * k for k in range(10)),
+    )
+
+
+def transfer() -> Matrix:
+    names = (*MODELS, "ResNet(depth=20, width=16)", "SmallCNN()")
+    rows = tuple(
+        tuple(None if (i, j) == (1, 5) else share(min(1.0, 0.02 * (1 + j) + 0.19 * abs(i - j)), 1000) for j in range(6))
+        for i in range(6)
+    )
+    return Matrix(
+        "transfer",
+        "Accuracy of each target on images that `PGD(steps=40)` made for each source.",
+        "images made for",
+        "images shown to",
+        names,
+        names,
+        rows,
+    )
+
+
+def versions(run_dir: Path) -> Grid:
+    digits = np.stack([one / 16 for one in load_digits().images[:4]]).astype(np.float32)
+    noise = np.random.default_rng(1).random((4, 4, 8, 8), dtype=np.float32)
+    x = np.stack([digits, *((1 - k / 5) * digits + k / 5 * noise[k - 1] for k in range(1, 5))], axis=1)
+    save_file({"x": x.reshape(-1, 1, 8, 8)}, run_dir / "examples" / "versions.safetensors")
+    words = tuple(f"read as {k // 5} · {99 - 12 * (k % 5)} %" for k in range(20))
+    heads = ("original", "robust model", "standard model", "denoised (opening, closing)", "principal components")
+    return Grid(
+        "versions", "Four digits, and what each model keeps of them.", "examples/versions.safetensors", 5, words, heads
+    )
+
+
+def distances() -> Lines:
+    """Gaussian bumps: shares of images in bins of distance."""
+    edges = tuple(round(0.1 * k, 1) for k in range(26))
+
+    def bump(label: str, role: str, middle: float, wide: float) -> Series:
+        y = [math.exp(-(((edge + 0.05 - middle) / wide) ** 2)) for edge in edges[:-1]]
+        return Series(label, role, edges, (*(one / sum(y) for one in y), None))  # type: ignore[arg-type]
+
+    series = (bump("trained on clean images", "natural", 0.7, 0.3), bump("fine-tuned on PGD images", "pgd", 1.6, 0.45))
+    return Lines("distances", "Distance to the nearest adversarial image.", "L2 distance", "share of images",
+                 (Panel("", series),), drawn="steps")  # fmt: skip
+
+
+def ranks() -> Lines:
+    models = MODELS[:1] + MODELS[2:]
+    series = tuple(
+        Series(label, role, models, y, tuple(v - 0.04 for v in y), tuple(v + 0.03 for v in y))  # type: ignore[arg-type]
+        for label, role, y in (
+            ("FGSM(), Linf(0.1)", "fgsm", (0.62, 0.71, 0.2)),
+            ("PGD(steps=40), Linf(0.1)", "pgd", (0.41, 0.5, 0.11)),
+        )
+    )
+    return Lines(
+        "seeds", "Mean over five seeds and its interval.", "model", "accuracy", (Panel("", series),), drawn="points"
     )
 
 
@@ -212,6 +268,7 @@ def realistic(run_dir: Path) -> Page:
                 ("The images of the published protocol are not clipped to the range of pixels.",),
                 (sheet(run_dir),),
             ),
+            Section("Further", (), (transfer(), versions(run_dir), distances(), ranks())),
             Section("Can these numbers be trusted?", ("Each adversarial number carries its own checks.",), trust()),
         ),
         "steelman study finetune --data mnist --preset published --scale full --out runs/finetune-published",
@@ -299,10 +356,10 @@ def test_nothing_is_wider_than_the_screen(tab: Tab) -> None:
 
 
 def test_figures_and_images_have_words_for_those_who_cannot_see(tab: Tab) -> None:
-    assert tab.locator("img").count() == 30
+    assert tab.locator("img").count() == 50
     assert all(image.get_attribute("alt") for image in tab.locator("img").all())
     drawings = tab.locator("svg:not([aria-hidden=true])")
-    assert drawings.count() == 8  # a lone panel is there twice, for wide and for narrow screens
+    assert drawings.count() == 12  # a lone panel is there twice, for wide and for narrow screens
     for drawing in drawings.all():
         assert drawing.get_attribute("role") == "img"
         assert drawing.get_attribute("aria-label")

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from steelman.page import Bars, Check, Item, Lines, Page, Panel, Samples, Section, Series, Table, Trust
+from steelman.page import Bars, Check, Grid, Item, Lines, Matrix, Page, Panel, Samples, Section, Series, Table, Trust
 
 SERIES = Series("FGSM()", "fgsm", (0, 1, 2), (0.1, None, 0.3), (0.05, None, 0.2), (0.2, None, 0.4))
 ITEMS = {
     "table": Table("cap", ("a", "b"), (("x", 1), ("y", None), ("z", {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}))),
     "lines": Lines("curve", "cap", "epoch", "accuracy", (Panel("one", (SERIES,)), Panel("two", ())), percent=False),
+    "points": Lines("dots", "cap", "x", "y", (Panel("", (SERIES,)),), drawn="points", log_x=True, log_y=True),
     "bars": Bars("bars", "cap", "accuracy", (Series("natural", "natural", ("a", "b"), (1, 0.5)),)),
+    "matrix": Matrix(
+        "m", "cap", "from", "to", ("a",), ("b", "c"), (({"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}, None),)
+    ),
+    "grid": Grid("g", "cap", "examples/a.safetensors", 2, ("one", "two"), ("left", "right")),
     "samples": Samples("sheet", "cap", "examples/a.safetensors", ("1",), ("1",), (0.9,), ("2",), (0.6,)),
     "trust": Trust("CNN()", (Check("NaN", "ok", "0 %", "fine"), Check("8 bit", "fail", "9 %", "lost", "round"))),
 }
@@ -63,6 +68,7 @@ def test_a_panel_is_as_good_as_its_worst_check(verdicts: tuple[str, ...], worst:
     [
         ("trust", '"verdict": "fail"', '"verdict": "great"', "verdict 'great'"),
         ("lines", '"role": "fgsm"', '"role": "red"', "role 'red'"),
+        ("points", '"drawn": "points"', '"drawn": "dots"', "drawn 'dots'"),
         ("bars", '"a",', "", "series 'natural' has more values for one axis"),
     ],
 )

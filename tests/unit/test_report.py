@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from steelman.errors import RunError
 from steelman.page import Bars, Check, Item, Lines, Page, Panel, Samples, Section, Series, Table, Trust
-from steelman.report import cells, draw_all, figures, palette, samples, write_report
+from steelman.report import cells, draw_all, figures, palette, pictures, samples, write_report
 
 SHARE = {"value": 0.9905, "low": 0.9884, "high": 0.9923, "n": 10_000}
 
@@ -204,7 +204,7 @@ def test_numeric_axes_ascend_and_names_keep_their_order() -> None:
 def test_pixels_are_shown_as_they_are(tmp_path: Path) -> None:
     x = np.array([0.0, 0.2, 1.0, 0.5]).reshape(1, 1, 2, 2)
     sheet = samples.read(tmp_path, sheet_of(tmp_path, x, x))
-    assert pixels(samples.data_uri(sheet.triples[0].original))[..., 0].tolist() == [[0, 51], [255, 128]]
+    assert pixels(pictures.data_uri(sheet.triples[0].original))[..., 0].tolist() == [[0, 51], [255, 128]]
     assert sheet.notes == ("No pixel was changed.",)
 
 
@@ -242,7 +242,7 @@ def test_pixels_outside_the_range_are_clipped_and_said(tmp_path: Path) -> None:
 def test_large_images_are_thinned_out_and_said(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((1, 3, 224, 160))
     sheet = samples.read(tmp_path, sheet_of(tmp_path, x, x.clip(0.1, 0.9)))
-    shown = pixels(samples.data_uri(sheet.triples[0].original))
+    shown = pixels(pictures.data_uri(sheet.triples[0].original))
     assert max(shown.shape) <= 96
     assert (shown == np.rint(255 * x[0]).transpose(1, 2, 0)[::3, ::3]).all()  # kept pixels are true ones
     assert "160 × 224 pixels are thinned out" in sheet.notes[-1]

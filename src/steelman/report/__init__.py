@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steelman.errors import RunError
-from steelman.page import Bars, Lines, Page, Samples
-from steelman.report import figures, html, samples
+from steelman.page import Bars, Grid, Lines, Matrix, Page, Samples, Table, Trust
+from steelman.report import figures, grids, html, matrix, paper, samples
 
-__all__ = ["draw_all", "write_report"]
+__all__ = ["draw_all", "draw_paper", "write_report"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -33,12 +33,24 @@ def write_report(run_dir: Path) -> Path:
 
 
 def draw_all(run_dir: Path) -> tuple[Path, ...]:
-    """Draw every figure of a run's page into `figures/` (lines and bars .svg, sheets of images .png); their paths.
+    """Draw every figure of a run's page into `figures/`: images .png, all else .svg; their paths.
 
     Raises:
         RunError: no page in the directory, one that cannot be read, or no room to write.
     """
     return _draw(run_dir, _page(run_dir))
+
+
+def draw_paper(run_dir: Path, *, tex: bool = False) -> tuple[Path, ...]:
+    """Draw the lines and bars of a run's page into `figures/*.pdf` in the look of LaTeX; their paths.
+
+    Without `tex` in matplotlib's own Computer Modern, with it by LaTeX itself.
+
+    Raises:
+        UsageError: LaTeX is asked for and not installed.
+        RunError: no page in the directory, one that cannot be read, no room to write, or LaTeX failed.
+    """
+    return paper.draw_paper(run_dir, _page(run_dir), tex=tex)
 
 
 def _draw(run_dir: Path, page: Page) -> tuple[Path, ...]:
@@ -51,6 +63,12 @@ def _draw(run_dir: Path, page: Page) -> tuple[Path, ...]:
             elif isinstance(item, Samples):
                 paths.append(run_dir / "figures" / f"{item.name}.png")
                 _write(paths[-1], samples.whole(item, samples.read(run_dir, item)))
+            elif isinstance(item, Matrix):
+                paths.append(run_dir / "figures" / f"{item.name}.svg")
+                _write(paths[-1], matrix.whole(item).encode())
+            elif isinstance(item, Grid):
+                paths.append(run_dir / "figures" / f"{item.name}.png")
+                _write(paths[-1], grids.whole(item, grids.read(run_dir, item)))
     return tuple(paths)
 
 
@@ -67,9 +85,7 @@ def _page(run_dir: Path) -> Page:
         raise RunError(
             f"{path} cannot be read as a page ({type(error).__name__}: {error}). Run the study again to make it."
         ) from None
-    names = [
-        item.name for section in page.sections for item in section.items if isinstance(item, Lines | Bars | Samples)
-    ]
+    names = [item.name for section in page.sections for item in section.items if not isinstance(item, Table | Trust)]
     for name in names:
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise RunError(

@@ -52,6 +52,15 @@ def number(value: Real | None) -> str:
     return text.replace("-", "−")
 
 
+def tick(value: Real) -> str:
+    """A round number beside an axis: in full where that is short, as a power of ten elsewhere."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,g}".replace("-", "−")
+    mantissa, power = f"{value:e}".split("e")
+    head = "" if float(mantissa) == 1 else f"{float(mantissa):g} · ".replace("-", "−")
+    return f"{head}10{str(int(power)).translate(_SUPERSCRIPT)}"
+
+
 def percent(value: Real | None, digits: int = 1) -> str:
     """A share as percent."""
     return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"

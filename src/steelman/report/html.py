@@ -10,9 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from steelman.page import Bars, Check, Item, Lines, Page, Real, Samples, Section, Series, Trust
-from steelman.report import cells, figures, samples
-from steelman.report.palette import DARK, LIGHT, variables
+from steelman.page import Bars, Check, Grid, Item, Lines, Matrix, Page, Samples, Section, Series, Trust
+from steelman.report import cells, figures, grids, matrix, samples
+from steelman.report.numbers import Numbers, tables_of
+from steelman.report.palette import DARK, HEAT_DARK, HEAT_LIGHT, LIGHT, variables
+from steelman.report.pictures import data_uri
 
 _ORDER = ("ok", "info", "warn", "fail")  # as Trust.verdict
 _WORDS = {"ok": "OK", "info": "Info", "warn": "Warn", "fail": "Fail"}
@@ -39,20 +41,13 @@ class Block:
     panels: tuple[tuple[str, Markup], ...] = ()
     wide: str = ""  # a lone panel again, for wide screens
     legend: tuple[tuple[str, Markup], ...] = ()
-    numbers: tuple["Numbers", ...] = ()
+    numbers: tuple[Numbers, ...] = ()
     sheet: samples.Sheet | None = None
     pictures: tuple["Picture", ...] = ()
+    map: matrix.Map | None = None
+    tiles: grids.Tiles | None = None
     open_checks: tuple[Check, ...] = ()
     passed_checks: tuple[Check, ...] = ()
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """The values behind one panel: a column a series, a row an x."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[cells.Shown, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,8 @@ def render(page: Page, run_dir: Path, spec: str, env: Mapping[str, object]) -> s
     """The whole HTML text of a page; pictures are read from the run.
 
     Raises:
-        RunError: a sheet whose images are missing or do not fit, a table cell that is no number, share or mean.
+        RunError: images that are missing or do not fit, a cell that is no number, share or mean, a matrix with
+            cells too many or too few, a histogram without edges.
     """
     anchors = {
         (i, j): f"trust-{i + 1}-{j + 1}"
@@ -96,8 +92,8 @@ def render(page: Page, run_dir: Path, spec: str, env: Mapping[str, object]) -> s
         env=env,
         ends=samples.ENDS,
         verdict_words=_WORDS,
-        light=variables(LIGHT),
-        dark=variables(DARK),
+        light=variables(LIGHT | HEAT_LIGHT),
+        dark=variables(DARK | HEAT_DARK),
         style=_source("style.css"),
         script=_source("script.js"),
     )
@@ -133,6 +129,10 @@ def _block(item: Item, anchor: str, near: Badge | None, run_dir: Path) -> Block:
     if isinstance(item, Samples):
         sheet = samples.read(run_dir, item)
         return Block(item, anchor, near, sheet=sheet, pictures=_pictures(item, sheet))
+    if isinstance(item, Matrix):
+        return Block(item, anchor, near, map=matrix.read(item), numbers=tables_of(item))
+    if isinstance(item, Grid):
+        return Block(item, anchor, tiles=grids.read(run_dir, item))
     if isinstance(item, Lines | Bars):
         wide = figures.panels(item, width=720)[0][1] if isinstance(item, Bars) or len(item.panels) == 1 else ""
         attacked = any(series.role not in ("natural", "published") for series in _series(item))
@@ -143,7 +143,7 @@ def _block(item: Item, anchor: str, near: Badge | None, run_dir: Path) -> Block:
             panels=tuple((title, Markup(svg)) for title, svg in figures.panels(item)),
             wide=Markup(wide),
             legend=tuple((label, Markup(svg)) for label, svg in figures.legend(item)),
-            numbers=_numbers(item),
+            numbers=tables_of(item),
         )
     return Block(item, anchor, near)
 
@@ -152,32 +152,12 @@ def _series(item: Lines | Bars) -> list[Series]:
     return [one for panel in item.panels for one in panel.series] if isinstance(item, Lines) else list(item.series)
 
 
-def _numbers(item: Lines | Bars) -> tuple[Numbers, ...]:
-    if isinstance(item, Bars):
-        return (_table("", "", item.series, item),)
-    return tuple(_table(panel.title, item.x_label, panel.series, item) for panel in item.panels)
-
-
-def _table(title: str, first: str, series: tuple[Series, ...], item: Lines | Bars) -> Numbers:
-    axis = [x for x in figures.grid_axis(item) if any(x in one.x for one in series)]
-    rows = [(cells.show(x), *(_point(one, x, item.percent) for one in series)) for x in axis]
-    return Numbers(title, (first, *(one.label for one in series)), tuple(rows))
-
-
-def _point(series: Series, x: str | Real, share: bool) -> cells.Shown:
-    if x not in series.x:
-        return cells.show(None)
-    at = series.x.index(x)
-    low, high = (ends[at] if ends else None for ends in (series.low, series.high))
-    return cells.between(series.y[at], low, high, share=share)
-
-
 def _pictures(item: Samples, sheet: samples.Sheet) -> tuple[Picture, ...]:
     return tuple(
         Picture(
-            samples.data_uri(triple.original),
-            samples.data_uri(triple.change),
-            samples.data_uri(triple.adversarial),
+            data_uri(triple.original),
+            data_uri(triple.change),
+            data_uri(triple.adversarial),
             item.true[k],
             item.before[k],
             cells.percent(item.before_confidence[k], 0),
@@ -193,9 +173,9 @@ def _prose(text: str) -> Markup:
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text.replace(" %", "\u00a0%")))))
 
 
-def _name(text: str) -> Markup:
-    """Escaped text that may break where a spec's brackets open."""
-    return Markup(re.sub(r"\(", "(<wbr>", str(escape(text))))
+def _name(text: str, breaks: str = "(") -> Markup:
+    """Escaped text that may break after the `breaks` of a spec, empty brackets excepted."""
+    return Markup(re.sub(rf"([{breaks}])(?!\))", r"\1<wbr>", str(escape(text))))
 
 
 def _per_row(num: int) -> int:
@@ -218,6 +198,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {"prose": _prose, "name": _name, "show": cells.show, "per_row": _per_row}
+    filters: dict[str, Any] = {"prose": _prose, "name": _name, "show": cells.show, "per_row": _per_row, "uri": data_uri}
     environment.filters.update(filters)
     return environment

@@ -56,6 +56,21 @@ DARK = {
     "info": "#a0c7f4",
     "info-ground": "#1a2a3e",
 }
+# the colours of matrices: the ends change places with the theme, both inks stand out from the one in the middle
+HEAT_LIGHT = {
+    "heat-low": "#fdf3cf",
+    "heat-mid": "#1b8196",
+    "heat-high": "#0f2d57",
+    "heat-ink-low": "#000000",
+    "heat-ink-high": "#ffffff",
+}
+HEAT_DARK = {
+    "heat-low": "#0f2d57",
+    "heat-mid": "#1b8196",
+    "heat-high": "#fdf3cf",
+    "heat-ink-low": "#ffffff",
+    "heat-ink-high": "#000000",
+}
 
 _ROLES = ("natural", "fgsm", "pgd", "published", "other")
 _OTHERS = ("other", "other-2", "other-3")

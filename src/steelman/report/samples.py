@@ -5,29 +5,20 @@ grey images is coloured by sign (orange brighter, violet darker, white unchanged
 about mid grey, channel by channel; one scale holds for the whole sheet.
 """
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import matplotlib.style
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from steelman.errors import RunError
 from steelman.page import Samples
 from steelman.report.palette import LIGHT
+from steelman.report.pictures import Batch, Pixels, load, picture, reach, thinned
 
-Pixels: TypeAlias = NDArray[np.uint8]  # height, width, 3
-Batch: TypeAlias = NDArray[np.float32]  # n, channels, height, width
-
-_LARGEST = 96  # pixels of a side on the page: larger images are thinned out, so that a page stays small
 ENDS = ("#5e3c99", "#e66101")  # ColorBrewer PuOr: told apart by colour-blind readers, white in the middle
 _MAP = LinearSegmentedColormap.from_list("change", (ENDS[0], "#ffffff", ENDS[1]))
 _WIDE = 10  # images in a row of the file
@@ -63,18 +54,10 @@ def read(run_dir: Path, item: Samples) -> Sheet:
     scale = float(np.abs(change).max(initial=0.0))
     coloured = x.shape[1] != 1
     triples = tuple(
-        Triple(_picture(one), _difference(delta, scale or 1.0), _picture(adv))
+        Triple(picture(one), _difference(delta, scale or 1.0), picture(adv))
         for one, delta, adv in zip(x, change, x_adv, strict=True)
     )
     return Sheet(triples, scale, coloured, tuple(_notes(x_adv, scale, coloured)))
-
-
-def data_uri(pixels: Pixels) -> str:
-    """A PNG as text, thinned out to at most 96 pixels a side."""
-    step = -(-max(pixels.shape[:2]) // _LARGEST)
-    raw = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).save(raw, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(raw.getvalue()).decode()
 
 
 def whole(item: Samples, sheet: Sheet) -> bytes:
@@ -105,19 +88,7 @@ def whole(item: Samples, sheet: Sheet) -> bytes:
 
 
 def _arrays(run_dir: Path, item: Samples) -> tuple[Batch, Batch]:
-    path = (run_dir / item.file).resolve()
-    if not path.is_relative_to(run_dir.resolve()):
-        raise RunError(
-            f"the sheet {item.name} names {item.file}, outside {run_dir}. Expected a file of the run itself."
-        )
-    try:
-        arrays = load_file(path)
-        x, x_adv = (np.nan_to_num(arrays[name].astype(np.float32)) for name in ("x", "x_adv"))
-    except (OSError, SafetensorError, KeyError) as error:
-        raise RunError(
-            f"the images of the sheet {item.name} cannot be read from {path} ({error}). "
-            "Expected safetensors with x and x_adv; run the study again to make them."
-        ) from None
+    x, x_adv = load(run_dir, item.file, ("x", "x_adv"), f"the sheet {item.name}")
     counts = {len(x), len(x_adv), *(len(part) for part in (item.true, item.before, item.after))}
     counts |= {len(item.before_confidence), len(item.after_confidence)}
     if x.shape != x_adv.shape or x.ndim != 4 or x.shape[1] not in (1, 3) or len(counts) != 1:
@@ -128,18 +99,12 @@ def _arrays(run_dir: Path, item: Samples) -> tuple[Batch, Batch]:
     return x, x_adv
 
 
-def _picture(image: Batch) -> Pixels:
-    """An image (c h w) as RGB, clipped to [0, 1]."""
-    pixels = np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-
-
 def _difference(delta: Batch, scale: float) -> Pixels:
     """A perturbation (c h w), +-scale drawn in full."""
     if delta.shape[0] == 1:
         coloured = _MAP(0.5 + delta[0] / (2 * scale), bytes=True)
         return np.asarray(coloured)[..., :3]
-    return _picture(0.5 + delta / (2 * scale))
+    return picture(0.5 + delta / (2 * scale))
 
 
 def _notes(x_adv: Batch, scale: float, coloured: bool) -> list[str]:
@@ -148,13 +113,9 @@ def _notes(x_adv: Batch, scale: float, coloured: bool) -> list[str]:
     notes = []
     if coloured:
         notes.append(f"Change: mid grey is unchanged, full colour is ±{scale:.3g}, each channel by itself.")
-    low, high = float(x_adv.min()), float(x_adv.max())
-    if low < -1e-6 or high > 1 + 1e-6:
-        reach = f"{low:.2f} to {high:.2f}".replace("-", "−")
+    if outside := reach(x_adv):
         notes.append(
-            f"These adversarial pixels run from {reach}: outside 0 to 1, where no real image lies. "
+            f"These adversarial pixels run from {outside}: outside 0 to 1, where no real image lies. "
             "They are shown clipped; the model saw them unclipped."
         )
-    if max(x_adv.shape[2:]) > _LARGEST:
-        notes.append(f"Images of {x_adv.shape[3]} × {x_adv.shape[2]} pixels are thinned out here.")
-    return notes
+    return [*notes, *filter(None, [thinned(x_adv)])]
