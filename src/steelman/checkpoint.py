@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from steelman.defences.guarded import Guarded, Look
 from steelman.errors import RunError
 from steelman.runs import Run
 from steelman.strict_json import json_text
@@ -31,6 +32,8 @@ class State:
         identity: what is trained, in words; a checkpoint of something else is refused.
         good: the weights measured after the last whole epoch.
         best: those of the epoch that was best on val.
+        haven: with a guard, the weights, their average and the optimiser's moments when it last found all well.
+        looks: with a guard, what it saw in this epoch; `rollbacks` is how often it went back to the haven so far.
         order: the permutation of the images in this epoch.
         step: steps done in this epoch; `losses` is the sum of its images' losses, `seconds` what it took.
     """
@@ -48,6 +51,9 @@ class State:
     step: int = 0
     losses: float = 0.0
     seconds: float = 0.0
+    haven: Weights = field(default_factory=dict[str, Tensor])
+    looks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    rollbacks: int = 0
 
     @property
     def measured(self) -> nn.Module:
@@ -60,13 +66,11 @@ class State:
         Raises:
             RunError: the disk is full or the directory is not writable any more.
         """
-        optimizer = self.optimizer.state_dict()
         tensors = {
-            **_under("model", self.model.state_dict()),
-            **_under("averaged", self.averaged.state_dict() if self.averaged else {}),
+            **self._moving(),
             **_under("good", self.good),
             **_under("best", self.best),
-            **{f"optimizer.{i}.{key}": value for i, key, value in _moments(optimizer["state"])},
+            **_under("haven", self.haven),
             "order": self.order,
             "generator": self.generator.get_state(),
             "global": torch.get_rng_state(),
@@ -75,7 +79,7 @@ class State:
         if device.type == "cuda":  # pragma: no cover
             tensors["cuda"] = torch.cuda.get_rng_state(device)
         rest = {name: getattr(self, name) for name in _PLAIN}
-        notes = {"state": json_text({**rest, "groups": optimizer["param_groups"]})}
+        notes = {"state": json_text({**rest, "groups": self.optimizer.state_dict()["param_groups"]})}
         run.write_tensors(FILE, tensors, metadata=notes)
 
     def restore(self, run: Run) -> None:
@@ -91,11 +95,8 @@ class State:
                 "Give another directory, or delete that one."
             )
         tensors = run.read_tensors(FILE)
-        self.model.load_state_dict(_beneath("model", tensors))
-        if self.averaged:
-            self.averaged.load_state_dict(_beneath("averaged", tensors))
-        self.good, self.best = _beneath("good", tensors), _beneath("best", tensors)
-        self._restore_optimizer(_beneath("optimizer", tensors), rest["groups"])
+        self._move_to(tensors, rest["groups"])
+        self.good, self.best, self.haven = (_beneath(name, tensors) for name in ("good", "best", "haven"))
         self.order = tensors["order"]
         self.generator.set_state(tensors["generator"])
         torch.set_rng_state(tensors["global"])
@@ -108,6 +109,42 @@ class State:
     def device(self) -> torch.device:
         """Where the network computes."""
         return next(self.model.parameters()).device
+
+    def reach_haven(self) -> None:
+        """Remember the weights, their average and the optimiser's moments as they are now."""
+        self.haven = {name: value.detach().clone() for name, value in self._moving().items()}
+
+    def heed(self, guard: Guarded, look: Look, step: int) -> None:
+        """Go back to the haven where training has collapsed, make this the haven where all is well; remember which."""
+        seen: dict[str, Any] = {"step": step, "one_step": look.one_step, "robust": look.robust}
+        if guard.collapsed(look):
+            self._move_to(self.haven, self.optimizer.state_dict()["param_groups"])
+            self.rollbacks += 1
+            seen["objective"] = repr(guard.after(self.rollbacks).objective)
+        elif guard.well(look):
+            self.reach_haven()
+        self.looks.append(seen)
+
+    def seen(self) -> dict[str, Any]:
+        """What a guard saw last in this epoch, and the looks after which training went back; nothing without one."""
+        if not self.looks:
+            return {}
+        last, back = self.looks[-1], [look for look in self.looks if "objective" in look]
+        return {"one_step": last["one_step"], "robust": last["robust"], "rollbacks": back}
+
+    def _moving(self) -> Weights:
+        """All tensors that a step of training changes."""
+        return {
+            **_under("model", self.model.state_dict()),
+            **_under("averaged", self.averaged.state_dict() if self.averaged else {}),
+            **{f"optimizer.{i}.{key}": value for i, key, value in _moments(self.optimizer.state_dict()["state"])},
+        }
+
+    def _move_to(self, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
+        self.model.load_state_dict(_beneath("model", tensors))
+        if self.averaged:
+            self.averaged.load_state_dict(_beneath("averaged", tensors))
+        self._restore_optimizer(_beneath("optimizer", tensors), groups)
 
     def _restore_optimizer(self, moments: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
@@ -126,7 +163,7 @@ def snapshot(model: nn.Module) -> Weights:
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
-_PLAIN = ("identity", "rows", "best_epoch", "step", "losses", "seconds")
+_PLAIN = ("identity", "rows", "best_epoch", "step", "losses", "seconds", "looks", "rollbacks")
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:

@@ -17,11 +17,14 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from steelman import frozen
+from steelman.chance import generators_of
 from steelman.checkpoint import FILE, State, snapshot
 from steelman.data import Data, Splits
+from steelman.defences.guarded import Guarded
 from steelman.engine import micro_batch, predict, steady_allocator
 from steelman.errors import Diverged, Interrupted, RunError, UsageError
 from steelman.progress import Progress, silent
@@ -43,8 +46,9 @@ _SLICE = 512  # images turned into floats at a time when measuring
 class History:
     """What training did, a row an epoch; row 0 is the network before it.
 
-    A row holds epoch, train_loss (None in row 0), val_accuracy, lr (of the epoch's last step), seconds, and what
-    `on_epoch` gave. `best_epoch` is the first one from 1 on that is highest in what was chosen by.
+    A row holds epoch, train_loss (None in row 0), val_accuracy, lr (of the epoch's last step), seconds, what a
+    guard saw (one_step, robust, rollbacks) and what `on_epoch` gave. `best_epoch` is the first one from 1 on that is
+    highest in what was chosen by.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -101,7 +105,8 @@ def fit(
     try:
         if run is not None and run.has("results/history.json"):
             return _finished(model, run, identity)
-        with _own_randomness(generator, _device(model)), _fast_layout(model), steady_allocator():
+        held = frozen.held(model, recipe)
+        with _own_randomness(generator, _device(model)), _fast_layout(model), steady_allocator(), held:
             loop = _Loop(model, splits, recipe, identity, generator, run, progress, on_epoch, choose_by)
             return loop.run_all()
     finally:
@@ -132,15 +137,20 @@ class _Loop:
         choose_by: str,
     ) -> None:
         self.train, self.val = splits.train.to(_device(model)), splits.val
+        if frozen.caches(recipe):
+            self.train, self.val = (frozen.features(model, recipe.frozen, part) for part in (self.train, self.val))
         self.recipe, self.run, self.progress, self.on_epoch, self.choose_by = recipe, run, progress, on_epoch, choose_by
         averaged = None
         if recipe.ema is not None:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        objective = recipe.objective
+        self.guard = objective if isinstance(objective, Guarded) else None
         start = snapshot(model)
         self.state = State(identity, model, _optimizer(model, recipe), averaged, generator, start, start)
         self.num_batches = len(self._batches(torch.arange(len(self.train))))
         self.total = recipe.epochs * self.num_batches
         self.lr = learning_rate(recipe.schedule, recipe.lr, 0, self.total)
+        self.learning = frozen.learning(model, recipe)
         self.next_epoch = 0  # where the last checkpoint goes on
         self.saved, self.cost, self.told = time.perf_counter(), 0.0, -math.inf
 
@@ -153,7 +163,7 @@ class _Loop:
             run.truncate_log(len(state.rows))
         try:
             if not state.rows:
-                self._end_epoch(0, None, 0.0)
+                self._begin()
             while not self._over():
                 self._epoch(len(state.rows))
             self._keep()
@@ -166,6 +176,21 @@ class _Loop:
             run.write_json("history", {"identity": state.identity, **dataclasses.asdict(history)})
             run.remove(FILE)
         return history
+
+    def _begin(self) -> None:
+        """Measure the network as it came."""
+        if self.guard:
+            self.state.reach_haven()
+            self._look(self.guard, 0)
+        self._end_epoch(0, None, 0.0)
+
+    def _look(self, guard: Guarded, done: int) -> None:
+        """Let the guard see the network after so many steps; where training has collapsed, go back."""
+        state, part, device = self.state, self.val.first(guard.num), _device(self.state.model)
+        x, y, progress = part.pixels(slice(None)).to(device), part.labels.to(device), done / self.total
+        with torch.random.fork_rng(devices=_cuda(device)):
+            look = guard.after(state.rollbacks).look(self.learning, x, y, progress=progress)
+        state.heed(guard, look, done)
 
     def _over(self) -> bool:
         done, patience = len(self.state.rows) - 1, self.recipe.patience
@@ -180,10 +205,12 @@ class _Loop:
             if recipe.fresh_optimizer:
                 state.optimizer = _optimizer(state.model, recipe)
         batches = self._batches(state.order.to(self.train.images.device))
-        state.model.train(not recipe.eval_mode)
+        frozen.set_mode(state.model, recipe)
         for step in range(state.step, self.num_batches):
             state.losses += self._step(batches[step], (epoch - 1) * self.num_batches + step) * len(batches[step])
             state.step = step + 1
+            if self.guard and self.guard.due(state.step, self.num_batches):
+                self._look(self.guard, (epoch - 1) * self.num_batches + state.step)
             self._tell(epoch)
             if self.run is not None and state.step < self.num_batches and self._due(WITHIN_EPOCH):
                 now = time.perf_counter()
@@ -201,7 +228,8 @@ class _Loop:
         for group in state.optimizer.param_groups:
             group["lr"] = self.lr
         x, y = self.train.pixels(index), self.train.targets(index)
-        loss = recipe.objective(state.model, x, y, progress=done / self.total, generator=state.generator)
+        objective = self.guard.after(state.rollbacks) if self.guard else recipe.objective
+        loss = objective(self.learning, x, y, progress=done / self.total, generator=state.generator)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged("the loss")
@@ -222,7 +250,7 @@ class _Loop:
         if epoch and (not state.best_epoch or row[self.choose_by] > state.rows[state.best_epoch][self.choose_by]):
             state.best, state.best_epoch = state.good, epoch
         state.rows.append(row)
-        state.order = state.order[:0]
+        state.order, state.looks = state.order[:0], []
         if run is not None:
             run.append_log(row)
             if self._due(0.0):
@@ -230,8 +258,8 @@ class _Loop:
 
     def _row(self, epoch: int, loss: float | None, seconds: float) -> dict[str, Any]:
         model = self.state.measured.eval()
-        with torch.random.fork_rng(devices=_cuda(_device(model))):
-            right = predicted(model, self.val) == self.val.labels.cpu()
+        with torch.random.fork_rng(devices=_cuda(_device(model))), _put_back(model):
+            right = predicted(frozen.learning(model, self.recipe), self.val) == self.val.labels.cpu()
             extras = self.on_epoch(epoch, model) if self.on_epoch else {}
         own = {
             "epoch": epoch,
@@ -239,6 +267,7 @@ class _Loop:
             "val_accuracy": int(right.sum()) / len(right),
             "lr": self.lr,
             "seconds": seconds,
+            **self.state.seen(),
         }
         if twice := own.keys() & extras.keys():
             raise UsageError(f"on_epoch gave {', '.join(sorted(twice))}, which a row has already. Give another name.")
@@ -264,7 +293,8 @@ class _Loop:
         done, now = (epoch - 1) * self.num_batches + state.step, time.perf_counter()
         if now - self.told >= _TELL or done == self.total:
             self.told = now
-            self.progress(done, self.total, f"training, epoch {epoch} of {self.recipe.epochs}")
+            back = f", rollbacks so far: {state.rollbacks}" if state.rollbacks else ""
+            self.progress(done, self.total, f"training, epoch {epoch} of {self.recipe.epochs}{back}")
 
     def _due(self, at_least: float) -> bool:
         """Whether to write a checkpoint now: never more than a small share of the time goes into it."""
@@ -314,6 +344,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
             return AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         case "sgd":
             return SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+        case "rmsprop":  # the constants of Keras
+            return RMSprop(parameters, recipe.lr, alpha=0.9, eps=1e-7, weight_decay=recipe.weight_decay)
 
 
 def _finished(model: nn.Module, run: Run, identity: str) -> History:
@@ -338,6 +370,17 @@ def _own_randomness(generator: Generator, device: torch.device) -> Yields[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def _put_back(model: nn.Module) -> Yields[None]:
+    """Inside, the model may draw from generators of its own; afterwards they stand where they stood."""
+    states = [(own, own.get_state()) for own in generators_of(model)]
+    try:
+        yield
+    finally:
+        for own, state in states:
+            own.set_state(state)
 
 
 @contextlib.contextmanager

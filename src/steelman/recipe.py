@@ -26,13 +26,14 @@ class Recipe(Spec):
         fresh_optimizer: forget the optimiser's moments after each epoch.
         drop_last: leave out the images that fill no whole batch, other ones in each epoch.
         clip_gradient: the largest L2 norm of the whole gradient.
+        frozen: how many leading blocks stay as they are, their BatchNorm in eval mode (see steelman.models.cuts).
 
     Raises:
         UsageError: a number out of its range.
     """
 
     objective: Objective = Standard()  # noqa: RUF009 (frozen)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: float = 1e-3
     epochs: int = 10
     batch_size: int = 64
@@ -46,10 +47,11 @@ class Recipe(Spec):
     fresh_optimizer: bool = False
     drop_last: bool = False
     clip_gradient: float | None = None
+    frozen: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _choice("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
+        _choice("optimizer", self.optimizer, ("adam", "adamw", "sgd", "rmsprop"))
         _choice("schedule", self.schedule, ("constant", "step", "one-cycle", "cosine"))
         _choice("keep", self.keep, ("best", "last"))
         self._require("lr", "a positive number such as 1e-3", holds=0 < self.lr < math.inf)
@@ -59,6 +61,7 @@ class Recipe(Spec):
         self._require("momentum", "0 <= momentum < 1", holds=0 <= self.momentum < 1)
         self._require("patience", "None, or 1 epoch or more", holds=self.patience is None or self.patience >= 1)
         self._require("ema", "None, or a decay with 0 <= ema < 1", holds=self.ema is None or 0 <= self.ema < 1)
+        self._require("frozen", "0 blocks or more", holds=self.frozen >= 0)
         clip = self.clip_gradient
         self._require("clip_gradient", "None, or a positive number", holds=clip is None or 0 < clip < math.inf)
         if self.optimizer != "sgd" and self.momentum != type(self).momentum:

@@ -13,6 +13,7 @@ from steelman.data import Source, Splits
 from steelman.errors import RunError, UsageError
 from steelman.fitting import OnEpoch, fit, predicted
 from steelman.models import Architecture
+from steelman.models.cuts import load_blocks
 from steelman.models.weights import load_weights
 from steelman.progress import Progress, silent
 from steelman.recipe import Recipe, default_recipe
@@ -20,7 +21,7 @@ from steelman.runs import DISK_SPACE, Run, default_path
 from steelman.spec import Spec
 from steelman.stats import Share
 
-_COPIES = 14  # of the weights on the disk at most: two checkpoints of six, two that are kept
+_COPIES = 22  # of the weights on the disk at most: two checkpoints of six, or with a guard ten, two that are kept
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,9 +33,10 @@ class Training(Spec):
         start: a run directory whose weights are trained on; None for a fresh draw. One that begins with ".." is
             found from the run that is trained, any other from the current directory.
         num: how many images of train to use, the first ones; None for all.
+        blocks: how many leading blocks take the weights of `start`, the rest being a fresh draw; None for all.
 
     Raises:
-        UsageError: a negative seed, or no image.
+        UsageError: a negative seed, no image, or blocks without a start.
     """
 
     architecture: Architecture
@@ -43,6 +45,7 @@ class Training(Spec):
     seed: int = 0
     start: str | None = None
     num: int | None = None
+    blocks: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +53,8 @@ class Training(Spec):
             raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected at least one image, or None for all.")
+        if self.blocks is not None and self.start is None:
+            raise UsageError(f"blocks is {self.blocks} without a start. Say whose blocks: start='runs/a'.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,10 @@ def train(
     digest = splits.digest
     if training.start is not None:
         weights = Run.existing(_start(training.start, out)).file("weights.safetensors")
-        load_weights(model, weights)
+        if training.blocks is None:
+            load_weights(model, weights)
+        else:
+            load_blocks(model, weights, training.blocks)
         digest = hashlib.sha256((digest + hashlib.sha256(weights.read_bytes()).hexdigest()).encode()).hexdigest()
     slug = f"{type(training.architecture).__name__}-{type(training.data).__name__}"
     path = out or default_path(Path("runs"), slug, repr(training), digest)
@@ -123,7 +131,8 @@ def load_run(path: Path) -> Trained:
     about = run.read_json("model")
     channels, height, width = about["shape"]
     classes = tuple(about["classes"])
-    model = training.architecture((channels, height, width), len(classes), torch.Generator().manual_seed(0))
+    blank = training.architecture.blank()
+    model = blank((channels, height, width), len(classes), torch.Generator().manual_seed(0))
     load_weights(model, run.file("weights.safetensors"))
     return Trained(model.eval(), training, (channels, height, width), classes)
 

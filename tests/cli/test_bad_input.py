@@ -368,3 +368,13 @@ def test_a_stopped_evaluation_says_so(call, runs, monkeypatch):
     code, out, err = call("attack", runs / "plain", "FGSM()", *LINF)
     assert (code, out) == (130, "")
     assert err == "steelman: stopped by Ctrl-C. Run the same command again.\n"
+
+
+def test_a_ramp_that_ends_with_the_training_is_warned_of(call, arrays, tmp_path):
+    words = ("train", "Linear1(width=4)", "--data", arrays, "--epochs", "1")
+    late = "Guarded(Adversarial(FGSM(), Linf(0.3), ramp=1.0))"
+    code, _, err = call(*words, "--objective", late, "--out", tmp_path / "a")
+    assert code == 0
+    assert err.startswith("steelman: warning: eps is 0.27 when 90% of training is done, and 0.3 at its end or never")
+    assert "Give a shorter ramp" in err
+    assert call(*words, "--objective", late.replace("1.0", "0.9"), "--out", tmp_path / "b")[2] == ""

@@ -9,11 +9,14 @@ from torch import nn
 from steelman.attacks.fgsm import FGSM
 from steelman.attacks.pgd import PGD
 from steelman.defences import Objective
+from steelman.defences._minmax import MinMax
 from steelman.defences.adversarial import Adversarial
+from steelman.defences.fgsmrs import FGSMRS
+from steelman.defences.nfgsm import NFGSM
 from steelman.defences.standard import Standard
 from steelman.errors import UsageError
 from steelman.spec import catalogue, parse
-from steelman.threats import L2, Linf, Threat
+from steelman.threats import L0, L1, L2, Linf, Threat
 
 
 @pytest.fixture
@@ -143,12 +146,145 @@ def test_mix_outside_its_range(mix):
         Adversarial(FGSM(), Linf(0.1), mix=mix)
 
 
-def test_a_threat_that_is_no_ball():
+@pytest.mark.parametrize("kind", [lambda threat: Adversarial(FGSM(), threat), NFGSM, FGSMRS])
+def test_a_threat_that_is_no_ball(kind):
     with pytest.raises(UsageError, match=r"Expected a ball such as Linf\(0.3\)"):
-        Adversarial(FGSM(), Threat())
+        kind(Threat())
+
+
+# ---- a radius that grows
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Adversarial(FGSM(), Linf(0.2), ramp=0.4), NFGSM(Linf(0.2), noise=0.0, ramp=0.4), FGSMRS(Linf(0.2), ramp=0.4)],
+)
+def test_the_radius_grows_over_the_ramp_and_stays(model, batch, generator, objective):
+    x, y = batch
+    for progress, eps in ((0.0, 0.0), (0.1, 0.05), (0.3, 0.15), (0.4, 0.2), (0.99, 0.2)):
+        images = objective.images(model, x, y, generator=generator, progress=progress)
+        assert objective.ball(progress).eps == pytest.approx(eps)
+        torch.testing.assert_close((images - x).flatten(1).abs().amax(1), torch.full((10,), eps))
+    assert objective.ball() == Linf(0.2)
+
+
+@pytest.mark.parametrize("ramp", [-0.1, 1.01, math.nan])
+def test_a_radius_that_would_never_be_reached(ramp):
+    for kind in (lambda ramp: Adversarial(FGSM(), Linf(0.3), ramp=ramp), lambda ramp: NFGSM(Linf(0.3), ramp=ramp)):
+        with pytest.raises(UsageError, match=r"ramp is .* would never train at eps 0.3.* 0 <= ramp <= 1"):
+            kind(ramp)
+
+
+# ---- single steps from noise
+
+
+def test_fgsm_rs_by_hand(model, batch):
+    """Algorithm 3 of Wong et al.: uniform noise, one step of 1.25 eps, back into the ball."""
+    x, y = batch
+    images = Adversarial(FGSM(random_start=True, step_size=1.25), Linf(0.1)).images(
+        model, x, y, generator=torch.Generator().manual_seed(3)
+    )
+    noise = 0.1 * torch.empty_like(x).uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
+    residual = (model(x + noise).softmax(1) - one_hot(y)).detach()
+    step = 0.125 * (residual @ model[1].weight).sign().view_as(x)
+    torch.testing.assert_close(images, (x + (noise + step).clamp(-0.1, 0.1)).detach())
+
+
+def test_n_fgsm_by_hand(model, batch):
+    """Algorithm 1 of de Jorge et al.: noise of 2 eps, one step of eps, nothing cut but the pixel range."""
+    x, y = batch
+    eps = 0.2
+    images = NFGSM(Linf(eps)).images(model, x, y, generator=torch.Generator().manual_seed(3))
+    noise = 2 * eps * torch.empty_like(x).uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
+    noisy = (x + noise).clamp(0, 1)
+    residual = (model(noisy).softmax(1) - one_hot(y)).detach()
+    expected = noisy + eps * (residual @ model[1].weight).sign().view_as(x)
+    torch.testing.assert_close(images, expected.clamp(0, 1).detach())
+    assert (images - x).abs().max() > 1.5 * eps
+
+
+def test_n_fgsm_loses_what_is_lost_there(batch, generator):
+    x, y = batch
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train()
+    objective = NFGSM(L2(0.5), noise=1.0, step=0.5)
+    images = objective.images(model, x, y, generator=torch.Generator().manual_seed(0))
+    loss = objective(model, x, y, progress=0.2, generator=generator)
+    assert int(model[2].num_batches_tracked) == 1
+    assert all(module.training for module in model.modules())
+    expected = -(one_hot(y) * model(images).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("kind", [NFGSM, FGSMRS])
+@pytest.mark.parametrize(("field", "value"), [("noise", -1.0), ("noise", math.inf), ("step", 0.0), ("step", math.nan)])
+def test_single_steps_refuse(kind, field, value):
+    with pytest.raises(UsageError, match=r"noise is .*, step is .* Expected fractions of eps"):
+        kind(Linf(0.1), **{field: value})
+    with pytest.raises(UsageError, match=r"FGSM\(\) does not search in L0"):
+        kind(L0(5.0))
+
+
+def test_no_way_of_less_than_nought():
+    with pytest.raises(UsageError, match=r"towards is -0.5.*Expected fractions of eps"):
+        FGSMRS(Linf(0.1), towards=-0.5)
+
+
+def test_fgsm_rs_on_mnist_starts_beyond_the_pixel_range(model, batch):
+    """As algorithm 3, where the images are black: the noise is not cut before the step, the result is."""
+    x, y = torch.zeros_like(batch[0]), batch[1]
+    images = FGSMRS(Linf(0.1)).images(model, x, y, generator=torch.Generator().manual_seed(3))
+    noise = 0.1 * torch.empty_like(x).uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
+    residual = (model(noise).softmax(1) - one_hot(y)).detach()
+    step = 0.125 * (residual @ model[1].weight).sign().view_as(x)
+    torch.testing.assert_close(images, (noise + step).clamp(-0.1, 0.1).clamp(0, 1).detach())
+    assert (noise < 0).any()
+
+
+def test_the_way_to_another_image_of_the_batch(batch, generator):
+    """Of a constant net nothing is left but the start: each image lies on the way to another one, cut to the ball."""
+    x, y = batch
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    nn.init.zeros_(constant[1].weight)
+    for eps in (10.0, 0.05):
+        images = FGSMRS(Linf(eps), noise=0.0, towards=1.0).images(constant, x, y, generator=generator)
+        moves, ways = images - x, x[None] - x[:, None]  # ways[i, j] leads from image i to image j
+        share = (moves[:, None] / ways).flatten(2)
+        if eps == 10.0:
+            straight = (share.amax(2) - share.amin(2) < 1e-4) & (share.amin(2) >= -1e-6) & (share.amax(2) <= 1)
+            still = moves.flatten(1).abs().amax(1) == 0
+            assert (straight.any(1) | still).all()
+            assert still.sum() < 5
+        assert moves.abs().max() <= eps + 1e-6
+        assert ((images >= x.amin(0)) & (images <= x.amax(0))).all()
+
+
+@pytest.mark.parametrize("threat", [Linf(0.2), L2(0.5), L1(1.0)])
+def test_fgsm_rs_stays_in_the_ball(model, batch, generator, threat):
+    x, y = batch
+    images = FGSMRS(threat, towards=0.5).images(model, x, y, generator=generator)
+    assert threat.contains(images, x).all()
+    assert threat.distance(images, x).mean() > 0.6 * threat.eps
+
+
+def test_the_halves_of_the_base_are_for_others_to_define(model, batch, generator):
+    with pytest.raises(NotImplementedError):
+        MinMax().images(model, *batch, generator=generator)
+    with pytest.raises(NotImplementedError):
+        MinMax().loss(model, batch[0], *batch)
+    with pytest.raises(NotImplementedError):
+        MinMax().ball()
 
 
 def test_objectives_are_found_and_their_names_parse():
-    assert {"Standard", "Adversarial"} <= set(catalogue("objective"))
-    for objective in (Standard(), Standard(label_smoothing=0.1), Adversarial(PGD(steps=7), L2(1.5), mix=0.5)):
+    assert {"Standard", "Adversarial", "FGSMRS", "NFGSM", "TRADES", "MART", "AWP", "Guarded"} <= set(
+        catalogue("objective")
+    )
+    assert "MinMax" not in catalogue("objective")
+    for objective in (
+        Standard(),
+        Standard(label_smoothing=0.1),
+        Adversarial(PGD(steps=7), L2(1.5), mix=0.5, ramp=0.25),
+        NFGSM(Linf(0.3), noise=0.5, ramp=0.5),
+        FGSMRS(Linf(0.3), noise=0.5, step=1.0, towards=1.0),
+    ):
         assert parse(repr(objective)) == objective

@@ -111,7 +111,7 @@ def unchecked():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("optimizer", "lion", "Possible: adam, adamw, sgd"),
+        ("optimizer", "lion", "Possible: adam, adamw, sgd, rmsprop"),
         ("schedule", "linear", "Possible: constant, step, one-cycle, cosine"),
         ("keep", "all", "Possible: best, last"),
         ("lr", 0.0, "a positive number"),

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from steelman.spec import Spec
+from steelman.threats import Ball
 from steelman.types import Images, Labels
 
 
@@ -30,11 +31,19 @@ class Objective(Spec):
         """
         raise NotImplementedError
 
+    def ball(self, progress: float = 1.0) -> Ball | None:  # noqa: ARG002
+        """Around each image, what training is to hold against when it is that far; None where it knows of no ball."""
+        return None
+
 
 @dataclass(frozen=True, repr=False)
 class Shield(Spec):
-    """A defence at inference time: a model is wrapped in another one; the fields are its constants."""
+    """A defence at inference time: a model is wrapped in another one; the fields are its constants.
 
+    What the wrapped model does is exact; what has no derivative, or no useful one, has that of a stand-in.
+    """
+
+    samples: ClassVar[int] = 1  # passes that an attack should average, where the shield draws random numbers
     paper: ClassVar[str] = ""
 
     def __call__(self, model: nn.Module) -> nn.Module:
