@@ -19,15 +19,18 @@ from steelman.errors import SpecError, choices
 # kind -> (module that holds the kind's base class and the things of that kind, name of the base class)
 KINDS = {
     "threat": ("steelman.threats", "Threat"),
+    "perturbation": ("steelman.threats.perturbations", "Perturbation"),
     "attack": ("steelman.attacks", "Attack"),
     "objective": ("steelman.defences", "Objective"),
     "shield": ("steelman.defences", "Shield"),
     "certifier": ("steelman.certify", "Certifier"),
+    "inversion": ("steelman.features", "Inversion"),
     "architecture": ("steelman.models", "Architecture"),
     "data": ("steelman.data", "Source"),
     "recipe": ("steelman.recipe", "Recipe"),
     "training": ("steelman.train", "Training"),
     "measurement": ("steelman.measurement", "Measurement"),
+    "certification": ("steelman.certification", "Certification"),
     "comparison": ("steelman.comparison", "Comparison"),
     "study": ("steelman.studies", "Study"),
 }
@@ -45,7 +48,7 @@ class Spec:
 
     def __repr__(self) -> str:
         parts = []
-        for field in dataclasses.fields(self):
+        for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only is True):
             value = getattr(self, field.name)
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 parts.append(_text(value))
@@ -112,9 +115,10 @@ def _component(tree: ast.Name | ast.Call, kinds: list[str], what: str) -> Spec:
         raise SpecError(choices(what, call.func.id, (cls.__name__ for cls in known.values())))
     fields = [field for field in dataclasses.fields(cls) if field.init]
     given: dict[str, ast.expr] = {}
-    if len(call.args) > len(fields):
-        raise SpecError(f"{cls.__name__} takes at most {len(fields)} values, {len(call.args)} were given.")
-    for field, value in zip(fields, call.args, strict=False):
+    by_place = [field for field in fields if not field.kw_only]
+    if len(call.args) > len(by_place):
+        raise SpecError(f"{cls.__name__} takes at most {len(by_place)} values, {len(call.args)} were given.")
+    for field, value in zip(by_place, call.args, strict=False):
         given[field.name] = value
     for keyword in call.keywords:
         if keyword.arg is None or keyword.arg not in {field.name for field in fields}:

@@ -70,7 +70,7 @@ def read(outcome: Outcome) -> Iterator[Check]:
         yield _rejected(outcome)
     if outcome.proven.any():
         share = Share.of(outcome.proven & outcome.right)
-        words = f"Interval bounds prove {share} to hold: whatever attack is tried, these stay right."
+        words = f"Bounds prove {share} to hold: whatever attack is tried, these stay right."
         yield Check("proven", "info", str(int(outcome.proven.sum())), words, "")
     if outcome.audited.any():
         yield _audit(outcome)
@@ -93,7 +93,9 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     if threat.eps == 0 or not outcome.right[:num].any():
         return
     one_step = type(threat).__name__ in FGSM.norms
-    short, long = (strike(model, few, attack, threat, generator=generator) for attack in (SHORT, LONG))
+    passes = outcome.attack.passes()  # more than one for random models only
+    climbs = (dataclasses.replace(attack, samples=passes) for attack in (SHORT, LONG))
+    short, long = (strike(model, few, attack, threat, generator=generator) for attack in climbs)
     if one_step:
         yield _one_step(outcome.attack, strike(model, few, FGSM(), threat, generator=generator).robust, short.robust)
     yield _more_steps(model, few, short, long)
@@ -125,7 +127,8 @@ def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
             "No gradient entry was NaN."
             if not nan.any()
             else f"{value} have NaN gradients; the sign of NaN is 0, so those pixels were not attacked at all.",
-            "Find the layer with an infinite derivative (a square root at 0, a division by 0) and smooth it.",
+            "Find the layer with an infinite derivative (a square root at 0, a division by 0) and smooth it, or "
+            "evaluate with --repair-gradients.",
         )
         share = float(dead.float().mean())
         yield _check(
@@ -135,7 +138,7 @@ def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
             "Every image had a usable gradient."
             if not share
             else f"{_percent(share)} of the attacked images never had a usable gradient: their robustness is unknown.",
-            "Attack with loss='margin' or 'dlr', on logits, and with an attack that needs no gradients.",
+            "Attack with loss='margin' or 'dlr', on logits, with --repair-gradients, and without gradients (Square()).",
         )
         saturated = float((health.saturated[asked] / steps).mean())
         yield _check(
@@ -150,7 +153,8 @@ def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
         )
     if attacked.any() and outcome.threat.eps > 0:
         moved = health.moved[attacked]
-        still = float((moved == 0).float().mean())
+        broken = outcome.margin[attacked] > 0  # a random model may break an image that has not moved yet
+        still = float(((moved == 0) & ~broken).float().mean())
         yield _check(
             "pixels moved",
             "fail" if still > 0.01 else "ok",
@@ -271,7 +275,7 @@ def _output_checks(model: nn.Module, few: Data, attack: Attack) -> Iterator[Chec
 
 def _averages(attack: Attack) -> bool:
     """Whether the attack, or one inside it, follows the mean gradient of several draws."""
-    return any(one.needs == "gradients" and getattr(one, "samples", 1) > 1 for one in _parts(attack))
+    return any(one.needs == "gradients" and one.passes() > 1 for one in _parts(attack))
 
 
 def _parts(attack: Attack) -> Iterator[Attack]:
@@ -330,7 +334,7 @@ def _unbounded(outcome: Outcome) -> Check:
         f"With any image allowed {_percent(held)} of the images still hold: the gradients mislead the attack."
         if held > 0.01
         else "With any image allowed the attack breaks every image, as it must.",
-        "The model masks its gradients: attack it without them, or through a smooth stand-in.",
+        "The model masks its gradients: attack it without them, or through a stand-in (--repair-gradients, a Shield).",
     )
 
 

@@ -247,9 +247,9 @@ def problem(x: Tensor, threat: Ball) -> Problem:
 # ---- wrong use
 
 
-@pytest.mark.parametrize("field", ["steps", "restarts", "samples"])
+@pytest.mark.parametrize("field", ["steps", "restarts"])
 def test_hyperparameters_that_make_no_search_are_refused(field):
-    with pytest.raises(UsageError, match=rf"APGD\({field}=0\): expected at least one step, one restart and one sample"):
+    with pytest.raises(UsageError, match=rf"APGD\({field}=0\): expected at least one step and one restart"):
         APGD(**{field: 0})
 
 

@@ -1,7 +1,7 @@
 """Attacks: where to look next. A `Problem` evaluates, counts and remembers; an `Attack` only searches."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Generator, nn
 
@@ -19,11 +19,29 @@ __all__ = ["Attack", "Found", "Nearest", "Problem"]
 
 @dataclass(frozen=True, repr=False)
 class Attack(Spec):
-    """A search for an allowed image that the model gets wrong; the fields are its hyperparameters."""
+    """A search for an allowed image that the model gets wrong; the fields are its hyperparameters.
+
+    Of a model that draws random numbers every evaluation is the mean of `samples` passes (expectation over
+    transformation, Athalye et al. 2018, arXiv:1802.00420, section 4.2); a deterministic one is asked once all the same.
+
+    Raises:
+        UsageError: fewer than one sample.
+    """
+
+    samples: int = field(default=1, kw_only=True)
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
     needs: ClassVar[str] = "gradients"
     paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes() < 1:
+            raise UsageError(f"{self!r}: expected at least one sample.")
+
+    def passes(self) -> int:
+        """How many passes of a random model every evaluation is the mean of."""
+        return self.samples
 
     def search(self, problem: Problem) -> None:
         """Show candidates to the problem, which remembers the best."""
@@ -114,6 +132,7 @@ class Attack(Spec):
                     closest=closest,
                     generator=generator,
                     batch=batch,
+                    samples=self.passes(),
                 )
                 self.search(problem)
                 found.append(problem.found())
@@ -129,7 +148,8 @@ class Attack(Spec):
         """
         x, generator = x.detach(), generator or generator_for(x)
         with guarded(model):
-            problem = Problem(model, x, y, threat, generator=generator, batch=len(x), judged=False)
+            options: dict[str, Any] = {"judged": False, "samples": self.passes()}
+            problem = Problem(model, x, y, threat, generator=generator, batch=len(x), **options)
             self.search(problem)
         return problem.best
 

@@ -33,17 +33,15 @@ class APGD(Attack):
     their estimated distance (MALT), no more than there are; a problem with a target of its own is searched towards it.
     In L1 steps go to as many pixels as the best point so far suggests, and with `warm_up` the first 30 % of the steps
     search in three times, the next 30 % in two times the radius: what they show outside the threat counts as rejected.
-    `samples` passes of a random model are averaged.
 
     Raises:
-        UsageError: fewer than one step, restart or sample, or a negative number of targets.
+        UsageError: fewer than one step or restart, or a negative number of targets.
     """
 
     steps: int = 100
     restarts: int = 1
     loss: LossName = "cross_entropy"
     targets: int = 0
-    samples: int = 1
     order: Order = "logits"
     random_start: bool = True
     warm_up: bool = True
@@ -53,8 +51,8 @@ class APGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1 or self.samples < 1 or self.targets < 0:
-            raise UsageError(f"{self!r}: expected at least one step, one restart and one sample, and targets >= 0.")
+        if self.steps < 1 or self.restarts < 1 or self.targets < 0:
+            raise UsageError(f"{self!r}: expected at least one step and one restart, and targets >= 0.")
 
     def strays(self, threat: Ball) -> bool:
         """Only in L1, where the first balls are wider."""
@@ -102,7 +100,7 @@ class APGD(Attack):
         self, problem: Problem, ball: Ball, start: Images, toward: Labels | None, steps: int, drawn: bool
     ) -> "_Climb":
         """Ascend from `start`; every evaluation gives the next gradient, but the last, which only judges."""
-        value, grad = problem.value_and_grad(start, self.loss, toward=toward, samples=self.samples)
+        value, grad = problem.value_and_grad(start, self.loss, toward=toward)
         climb: _Climb
         if isinstance(ball, L1):
             climb, checks = _SparseClimb(ball, problem.x, start, value, grad, drawn=drawn), _every(steps)
@@ -112,8 +110,8 @@ class APGD(Attack):
             if problem.done:
                 break
             x = climb.move()
-            if step < steps or self.samples > 1:  # a random model is judged on as many samples to the end
-                value, grad = problem.value_and_grad(x, self.loss, toward=toward, samples=self.samples)
+            if step < steps or problem.samples > 1:  # a random model is judged on as many samples to the end
+                value, grad = problem.value_and_grad(x, self.loss, toward=toward)
             else:
                 value = problem.value(x, self.loss, toward=toward)
             climb.see(value, grad)

@@ -77,7 +77,7 @@ class AutoAttack(Attack):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         for member in self.members_in(type(problem.threat).__name__):
-            with problem.part() as rest:
+            with problem.part(samples=member.passes()) as rest:
                 if not rest.done:
                     member.search(rest)
 

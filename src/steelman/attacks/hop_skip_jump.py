@@ -1,7 +1,7 @@
 """HopSkipJumpAttack: Chen, Jordan & Wainwright 2020, a query-efficient decision-based attack (arXiv:1904.02144)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -30,10 +30,10 @@ class HopSkipJump(Nearest):
     """
 
     steps: int = 64
-    samples: int = 100
     most_samples: int = 10000
     gamma: float = 1.0
     tries: int = 50
+    samples: int = field(default=100, kw_only=True)
 
     norms: ClassVar[tuple[str, ...]] = ("L2", "Linf")
     needs: ClassVar[str] = "decisions"
@@ -43,6 +43,10 @@ class HopSkipJump(Nearest):
         super().__post_init__()
         if min(self.steps, self.samples, self.most_samples, self.tries) < 1 or not self.gamma > 0:
             raise UsageError(f"{self!r}: expected at least one step, sample and try, and a gamma above 0.")
+
+    def passes(self) -> int:
+        """One: the estimate is a mean over many decisions as it is."""
+        return 1
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         start, found = find_start(problem, self.tries)

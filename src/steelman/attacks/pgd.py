@@ -12,13 +12,12 @@ from steelman.losses import LossName
 class PGD(Attack):
     """Projected steepest ascent from a random point of the ball; of several restarts the worst counts, per image.
 
-    `step_size` is a fraction of the radius; None takes 2.5 / steps, at most 1 (Madry et al., section 4). `samples` is
-    the number of passes whose mean gradient is followed, for models that draw random numbers. In L1 each step goes to
-    few pixels (Tramer & Boneh 2019, arXiv:1904.13000), in L0 the projection keeps the largest changes (Croce & Hein
-    2019, arXiv:1909.05040, section 3.3).
+    `step_size` is a fraction of the radius; None takes 2.5 / steps, at most 1 (Madry et al., section 4). In L1
+    each step goes to few pixels (Tramer & Boneh 2019, arXiv:1904.13000), in L0 the projection keeps the largest changes
+    (Croce & Hein 2019, arXiv:1909.05040, section 3.3).
 
     Raises:
-        UsageError: fewer than one step, restart or sample.
+        UsageError: fewer than one step or restart.
     """
 
     steps: int = 40
@@ -26,15 +25,14 @@ class PGD(Attack):
     restarts: int = 1
     random_start: bool = True
     loss: LossName = "cross_entropy"
-    samples: int = 1
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
     paper: ClassVar[str] = "Madry et al. 2018, arXiv:1706.06083"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1 or self.samples < 1:
-            raise UsageError(f"{self!r}: expected at least one step, one restart and one sample.")
+        if self.steps < 1 or self.restarts < 1:
+            raise UsageError(f"{self!r}: expected at least one step and one restart.")
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         threat, clean = problem.threat, problem.x
@@ -44,7 +42,7 @@ class PGD(Attack):
             for _ in range(self.steps):
                 if problem.done:
                     return
-                _, grad = problem.value_and_grad(x, self.loss, samples=self.samples)
+                _, grad = problem.value_and_grad(x, self.loss)
                 x = threat.project(threat.ascend(x, grad, step), clean)
             problem.show(x)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from steelman.attacks.found import Found, Health, broken
+from steelman.chance import is_random
 from steelman.engine import forward
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
@@ -30,6 +31,9 @@ class Problem:
     Every evaluation takes a candidate for each image and returns a row for each; rows of finished images are 0 and
     cost nothing. `margin` holds the margin of the candidates evaluated last: above 0 where they are wrong (or the
     target), whether allowed or not.
+
+    Of a random model every evaluation is the mean of `samples` passes, and it is judged on its mean logits (expectation
+    over transformation, Athalye et al. 2018, arXiv:1707.07397). A deterministic model is asked once all the same.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Problem:
         target: Labels | None = None,
         closest: bool = False,
         judged: bool = True,
+        samples: int = 1,
     ) -> None:
         self.model, self.x, self.y, self.threat = model, x, y.long(), threat
         self.target = None if target is None else target.long()
@@ -62,6 +67,8 @@ class Problem:
         self.rejected = torch.zeros_like(self.forwards)
         self.health = Health.blank(x)
         self._classes = 0  # not known yet
+        self._random: bool | None = None  # not known yet, and not asked where a single pass is enough
+        self.samples = self._worth(samples)
 
     # ---- evaluations
 
@@ -72,10 +79,14 @@ class Problem:
             candidate = x_adv[rows]
             with torch.no_grad():
                 logits = forward(self.model, candidate)
+                for _ in range(self.samples - 1):
+                    logits = logits + forward(self.model, candidate)
+            logits = self._mean(logits)
             if outputs is None:
                 outputs = logits.new_zeros(len(x_adv), logits.shape[1])
             outputs[rows] = logits
             self._judge(rows, candidate, logits)
+            self.forwards[rows] += self.samples - 1
         self._finish()
         return x_adv.new_zeros(len(x_adv), self.num_classes) if outputs is None else outputs
 
@@ -89,8 +100,13 @@ class Problem:
             candidate = x_adv[rows]
             with torch.no_grad():
                 logits = forward(self.model, candidate)
-                values[rows] = self._loss(logits, rows, loss, toward)
-            self._judge(rows, candidate, logits)
+                value = self._loss(logits, rows, loss, toward)
+                for _ in range(self.samples - 1):
+                    more = forward(self.model, candidate)
+                    logits, value = logits + more, value + self._loss(more, rows, loss, toward)
+            values[rows] = self._mean(value)
+            self._judge(rows, candidate, self._mean(logits))
+            self.forwards[rows] += self.samples - 1
         self._finish()
         return values
 
@@ -100,18 +116,18 @@ class Problem:
         loss: LossName | Loss,
         *,
         toward: Labels | None = None,
-        samples: int = 1,
+        samples: int | None = None,
         through: Callable[[Images], Images] | None = None,
     ) -> tuple[PerExample, Images]:
         """The loss of each candidate and its gradient. Judges the candidates.
 
-        With `samples` both are means over so many passes of a random model, which is judged on its mean logits
-        (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+        `samples` stands for the problem's own number of passes, also for a deterministic model.
 
         With `through`, a differentiable map from the candidates that are still searched (a micro-batch at a time) to
         what the model sees, the loss is that of what it sees and the gradient that of the candidate. Such a pass is
         counted, but nothing is judged: what the model saw is no candidate. Each of the `samples` calls the map again.
         """
+        samples = self.samples if samples is None else samples
         if self.num_active == len(x_adv) <= self.batch:
             result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples, through)
         else:
@@ -131,14 +147,19 @@ class Problem:
         grads = torch.zeros((len(towards), *x_adv.shape), device=x_adv.device)
         for rows in self._parts():
             candidate = x_adv[rows].detach().requires_grad_()
-            with torch.enable_grad():
-                logits = forward(self.model, candidate)
-                for i, toward in enumerate(towards):
-                    value = self._loss(logits, rows, loss, toward)
-                    (grad,) = torch.autograd.grad(value.sum(), candidate, retain_graph=i + 1 < len(towards))
-                    values[i, rows], grads[i, rows] = value.detach(), grad
-                    self._examine(rows, grad, logits.detach())
-            self._judge(rows, candidate.detach(), logits.detach())
+            total = torch.zeros((), device=x_adv.device)
+            for _ in range(self.samples):
+                with torch.enable_grad():
+                    logits = forward(self.model, candidate)
+                    for i, toward in enumerate(towards):
+                        value = self._loss(logits, rows, loss, toward)
+                        (grad,) = torch.autograd.grad(value.sum(), candidate, retain_graph=i + 1 < len(towards))
+                        values[i, rows] += self._mean(value.detach())
+                        grads[i, rows] += self._mean(grad)
+                        self._examine(rows, grad, logits.detach())
+                total = total + logits.detach()
+            self._judge(rows, candidate.detach(), self._mean(total))
+            self.forwards[rows] += self.samples - 1
         self._finish()
         return values, grads
 
@@ -165,11 +186,11 @@ class Problem:
         return self.num_active == 0
 
     @contextlib.contextmanager
-    def part(self, rows: Tensor | None = None, *, threat: Ball | None = None) -> Yields["Problem"]:
+    def part(self, rows: Tensor | None = None, *, threat: Ball | None = None, samples: int = 1) -> Yields["Problem"]:
         """The same search for some images alone (those not finished, unless `rows` says which), within a threat.
 
         What it finds, counts and remembers goes into this problem when the context ends. The threat may be narrower
-        than this problem's, not wider.
+        than this problem's, not wider; `samples` may be more passes than this problem's, not fewer.
         """
         rows = self.active.nonzero().squeeze(1) if rows is None else rows
         target = None if self.target is None else self.target[rows]
@@ -185,7 +206,8 @@ class Problem:
         )
         for name in _REMEMBERED:
             setattr(part, name, getattr(self, name)[rows])
-        part._classes = self._classes
+        part._classes, part._random = self._classes, self._random
+        part.samples = max(self.samples, self._worth(samples))
         part.health = Health(**{field.name: getattr(self.health, field.name)[rows] for field in fields(Health)})
         part._finish()
         try:
@@ -214,6 +236,15 @@ class Problem:
         )
 
     # ---- inside
+
+    def _worth(self, samples: int) -> int:
+        """So many passes where the model draws random numbers, else one."""
+        if samples > 1 and self._random is None and len(self.x):
+            self._random = is_random(self.model, self.x)
+        return samples if self._random else 1
+
+    def _mean(self, total: Tensor) -> Tensor:
+        return total / self.samples if self.samples > 1 else total
 
     def _parts(self) -> Iterator[slice | Tensor]:
         """Rows of the images that are still searched, a micro-batch at a time."""

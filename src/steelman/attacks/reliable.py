@@ -1,7 +1,7 @@
 """Reliable: the robust accuracy of AutoAttack (Croce & Hein 2020, arXiv:2003.01690) for a small part of its cost."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -121,7 +121,7 @@ class Reliable(Attack):
             if len(rows) == 0:
                 break
             aim = None if target is None else target[rows]
-            more = FULL.run(model, x[rows], y[rows], threat, target=aim, **options)
+            more = replace(FULL, samples=self.samples).run(model, x[rows], y[rows], threat, target=aim, **options)
             found = improved(found, rows, more)
             if not more.success.any():
                 break

@@ -1,6 +1,6 @@
 """SPSA: Uesato et al. 2018, Adversarial risk and the dangers of evaluating against weak attacks (arXiv:1802.05666)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -25,10 +25,10 @@ class SPSA(Attack):
     """
 
     steps: int = 100
-    samples: int = 128
     step_size: float = 0.1
     delta: float = 0.01
     loss: LossName = "margin"
+    samples: int = field(default=128, kw_only=True)
 
     needs: ClassVar[str] = "scores"
     paper: ClassVar[str] = "Uesato et al. 2018, arXiv:1802.05666"
@@ -39,6 +39,10 @@ class SPSA(Attack):
             raise UsageError(f"{self!r}: expected at least one step and an even number of samples, 2 or more.")
         if not self.step_size > 0 or not self.delta > 0:
             raise UsageError(f"{self!r}: expected a step size and a delta above 0.")
+
+    def passes(self) -> int:
+        """One: the estimate is a mean over many passes as it is."""
+        return 1
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         threat, clean = problem.threat, problem.x

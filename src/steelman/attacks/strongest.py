@@ -41,7 +41,7 @@ class Strongest(Attack):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         for member in self.members:
-            with problem.part() as rest:
+            with problem.part(samples=member.passes()) as rest:
                 if not rest.done:
                     member.search(rest)
 

@@ -1,6 +1,6 @@
 """VMI-FGSM: Wang & He 2021, Enhancing transferability through variance tuning (arXiv:2103.15571)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -22,8 +22,8 @@ class VMIFGSM(Momentum):
         UsageError: fewer than one sample, a negative beta, or what MIFGSM raises.
     """
 
-    samples: int = 20
     beta: float = 1.5
+    samples: int = field(default=20, kw_only=True)
 
     paper: ClassVar[str] = "Wang & He 2021, arXiv:2103.15571"
 
@@ -31,6 +31,10 @@ class VMIFGSM(Momentum):
         super().__post_init__()
         if self.samples < 1 or not self.beta >= 0:
             raise UsageError(f"{self!r}: expected at least one sample and a beta of 0 or more.")
+
+    def passes(self) -> int:
+        """One: the mean over neighbours draws anew for each."""
+        return 1
 
     def direction(self, problem: Problem, step: float) -> Direction:  # noqa: ARG002, D102
         around = replace(problem.threat, eps=self.beta * problem.threat.reach(problem.x), clip=False)

@@ -1,0 +1,81 @@
+"""Models that draw random numbers: how they are told from others, and how their noise is held still.
+
+A module that draws keeps its own `torch.Generator` as an attribute, never the global one. Models of other libraries
+that draw from the global generator are known as random and held still as well.
+"""
+
+import contextlib
+from collections.abc import Generator as Yields
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from steelman.types import Images
+
+FEW = 8  # images that are asked twice
+
+
+def generators_of(model: nn.Module) -> list[Generator]:
+    """The generators that the modules of a model hold as attributes, each once."""
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Generator)]
+    return list({id(one): one for one in held}.values())
+
+
+def is_random(model: nn.Module, x: Images) -> bool:
+    """Whether the same few images get different outputs twice, or could: a vote of noisy copies may agree by chance.
+
+    Costs two small passes; the caller guards the model. The states of its own generators and of the global one are put
+    back: the model draws afterwards what it would have.
+    """
+    own, passes = generators_of(model), list[tuple[Tensor, ...]]()
+    with torch.no_grad(), _put_back(model, x):
+        for _ in range(2):
+            outputs = model(x[:FEW])
+            passes.append((outputs, torch.get_rng_state(), *(one.get_state() for one in own)))
+    return not all(torch.equal(first, again) for first, again in zip(*passes, strict=True))
+
+
+@contextlib.contextmanager
+def fixed_noise(model: nn.Module, seed: int = 0) -> Yields[None]:
+    """Inside, every pass draws the same random numbers, so that the model is deterministic; for tests above all.
+
+    Before each pass the model's own generators are set to `seed`, and the global one for the length of the pass. The
+    noise of an image then depends on nothing but its place in a batch. Afterwards all draw on where they stood.
+    """
+    own, stack = generators_of(model), list[tuple[Tensor, list[Tensor]]]()
+
+    def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
+        stack.append((torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []))
+        torch.random.manual_seed(seed)
+        for one in own:
+            one.manual_seed(seed)
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+        state, cuda = stack.pop()
+        torch.set_rng_state(state)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+    states = [one.get_state() for one in own]
+    hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after, always_call=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for one, state in zip(own, states, strict=True):
+            one.set_state(state)
+
+
+@contextlib.contextmanager
+def _put_back(model: nn.Module, x: Images) -> Yields[None]:
+    """Inside, random numbers may be drawn; afterwards nothing was."""
+    own = generators_of(model)
+    states = [one.get_state() for one in own]
+    try:
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            yield
+    finally:
+        for one, state in zip(own, states, strict=True):
+            one.set_state(state)

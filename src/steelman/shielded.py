@@ -1,0 +1,113 @@
+"""A shield under attack, static and adaptive: never the one number without the other.
+
+Static: the images are made for the undefended model and judged on the defended one. Adaptive: the attack knows the
+shield and works on the defended model, through stand-ins where it has no derivative and over draws where it is random
+(Athalye, Carlini & Wagner 2018, arXiv:1802.00420; Tramer et al. 2020, arXiv:2002.08347).
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Generator, nn
+
+from steelman.attacks import Attack
+from steelman.data import Data
+from steelman.defences import Shield
+from steelman.engine import guarded
+from steelman.evaluate import Outcome, judge, strike
+from steelman.progress import Progress, silent
+from steelman.stats import Share, mcnemar
+from steelman.targets import TargetKind
+from steelman.threats import Ball
+from steelman.types import Labels, Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Shielded:
+    """What two strikes did to a shielded model; rows are those of the images."""
+
+    shield: Shield
+    model: nn.Module  # the defended one
+    undefended: Outcome
+    static_held: Mask  # right behind the shield, before and after the attack on the undefended model
+    adaptive: Outcome  # of the defended model; the static images are among its candidates
+
+    @property
+    def static(self) -> Share:
+        """Accuracy behind the shield on images made for the undefended model."""
+        return Share.of(self.static_held)
+
+    def to_json(self) -> dict[str, Any]:
+        """Shares without the shield, and with it under both attackers, with a paired test of these two."""
+        held = self.adaptive.right & ~self.adaptive.broken
+        return {
+            "shield": repr(self.shield),
+            "undefended": {name: getattr(self.undefended, name).to_json() for name in ("natural", "robust")},
+            "natural": self.adaptive.natural.to_json(),
+            "static": self.static.to_json(),
+            "adaptive": self.adaptive.robust.to_json(),
+            "attack": repr(self.adaptive.attack),
+            "p": mcnemar(self.static_held, held).p,
+        }
+
+
+def strike_shielded(
+    model: nn.Module,
+    shield: Shield,
+    data: Data,
+    attack: Attack,
+    threat: Ball,
+    *,
+    target: Labels | TargetKind | None = None,
+    generator: Generator | None = None,
+    progress: Progress = silent,
+) -> Shielded:
+    """Attack the undefended model and the defended one, and judge both on the defended one.
+
+    An adaptive attacker may use the static images as well: where these break an image that the search on the defended
+    model did not, they count. The adaptive accuracy is therefore no higher than the static one, random shields aside.
+    A random shield is attacked over as many draws as it asks for, unless the attack asks for more.
+
+    Raises:
+        As `strike`.
+    """
+    defended = shield(model)
+    options: dict[str, Any] = {"target": target, "generator": generator, "progress": progress}
+    undefended = strike(model, data, attack, threat, **options)
+    aware = replace(attack, samples=shield.samples) if attack.passes() < shield.samples else attack
+    adaptive = strike(defended, data, aware, threat, **options)
+    transferred = _given(defended, adaptive, undefended, data)
+    held = adaptive.right & ~transferred.broken
+    return Shielded(shield, defended, undefended, held, _worse(adaptive, transferred))
+
+
+def _given(defended: nn.Module, adaptive: Outcome, undefended: Outcome, data: Data) -> Outcome:
+    """The adaptive outcome as if its search had shown the undefended model's images alone."""
+    rows = adaptive.right.nonzero().squeeze(1)
+    shown = replace(
+        adaptive,
+        x_adv=undefended.x_adv.clone(),
+        after=adaptive.after.clone(),
+        after_confidence=adaptive.after_confidence.clone(),
+        broken=torch.zeros_like(adaptive.broken),
+        survives=torch.zeros_like(adaptive.survives),
+        distance=torch.full_like(adaptive.distance, torch.nan),
+    )
+    if len(rows):
+        aim = None if adaptive.target is None else adaptive.target[rows]
+        with guarded(defended):
+            judge(defended, shown, rows, aim, data.pixels()[rows])
+    return shown
+
+
+def _worse(adaptive: Outcome, transferred: Outcome) -> Outcome:
+    """The adaptive outcome with the transferred image wherever that one alone breaks."""
+    only = transferred.broken & ~adaptive.broken
+    names = ("x_adv", "after", "after_confidence", "broken", "survives", "distance")
+    assert set(names) <= {field.name for field in fields(Outcome)}
+    changed: dict[str, Any] = {}
+    for name in names:
+        mine, theirs = getattr(adaptive, name), getattr(transferred, name)
+        changed[name] = torch.where(only.view(-1, *[1] * (mine.ndim - 1)), theirs, mine)
+    return replace(adaptive, **changed)
