@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALL = ("startup.py", "demo.py", "pgd.py", "training.py", "effective.py", "carlini.py", "minimal.py", "auto_attack.py")
-NEEDS_DATA = ALL[2:]
+ALL = (
+    *("startup.py", "demo.py", "v_one.py"),
+    *("pgd.py", "training.py", "effective.py", "carlini.py", "minimal.py", "auto_attack.py"),
+)
+NEEDS_DATA = ALL[3:]
 
 
 def main() -> None:

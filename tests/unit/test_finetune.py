@@ -13,14 +13,18 @@ from steelman.data.digits import Digits
 from steelman.data.mnist import MNIST
 from steelman.errors import UsageError
 from steelman.evaluate import accuracy, adversarial_accuracy
+from steelman.models.convnet import ConvNet
 from steelman.models.linear import Linear1
-from steelman.page import Lines, Page, Samples, Table, Trust
+from steelman.models.v_one import VOne
+from steelman.page import Bars, Grid, Lines, Page, Samples, Table, Trust
 from steelman.report import write_report
 from steelman.runs import Run
 from steelman.spec import parse
 from steelman.studies.finetune import Finetune
-from steelman.studies.finetune.pages import Arm, _findings, _verdict
-from steelman.studies.finetune.plan import PUBLISHED
+from steelman.studies.finetune.front_end import Front
+from steelman.studies.finetune.front_pages import front_findings
+from steelman.studies.finetune.plan import PUBLISHED, PUBLISHED_FRONTS, SCALES, Fronts, label
+from steelman.studies.finetune.words import Arm, findings, verdict
 from steelman.train import load_run
 
 TINY = Finetune(models=(Linear1(width=32),), epochs=2, finetune_epochs=2, seeds=2, eps_list=(0.1,))
@@ -74,9 +78,21 @@ class TestPlan:
         plan = Finetune(preset="published", eps=0.1, mix=0.5, clip=True, seed=3, seeds=2, lr=1e-2).plan()
         assert (plan.threat.eps, plan.mix, plan.threat.clip, plan.seeds, plan.lr) == (0.1, 0.5, True, (3, 4), 1e-2)
 
+    def test_full_holds_the_originals_networks_behind_a_front_end(self) -> None:
+        plan = Finetune(data=MNIST(), preset="published", scale="full").plan()
+        names = {label(one) for one in (*plan.tuned, *plan.controls)}
+        assert names - {"VOneBasicCNN-32-learned", "VOneBasicCNN-32-random"} == set(PUBLISHED_FRONTS)
+        assert all((one.image_size, one.derivative, one.sf_max) == (224, "published", 6) for one in plan.tuned)
+        corrected = Finetune(data=MNIST(), scale="full").plan()
+        assert all((one.image_size, one.derivative) == (None, "smooth") for one in corrected.tuned)
+        assert not Finetune().plan().tuned  # smoke has none
+        assert not Finetune(models=(Linear1(),), scale="full").plan().tuned
+
     @pytest.mark.parametrize(
         ("fields", "words"),
         [
+            ({"fronts": (Linear1(),)}, "has no V1 front end"),
+            ({"models": (ConvNet(), ConvNet(activation="tanh"))}, "two networks of the study are called ConvNet"),
             ({"eps_list": ()}, "eps_list is empty"),
             ({"mix": 1.5}, "mix is 1.5"),
             ({"seeds": 0}, "seeds is 0"),
@@ -166,25 +182,82 @@ class TestOnDisk:
         assert _rows(out) == _rows(done)
 
 
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of one tiny network alone and behind a front end, and of a control, on a few images."""
+    plain = Linear1(width=8)
+    front = VOne(plain, simple=2, complex=2, ksize=9, bottleneck=1, noise=None)
+    small = dataclasses.replace(SCALES["smoke"], num_train=64, num_test=40, num_pgd=8, num_final=40, num_probe=4)
+    control = dataclasses.replace(front, filters="random")
+    fewest = Fronts((), (), 1, 1, 64, 40, 8)
+    out = tmp_path_factory.mktemp("study") / "fronts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "smoke", dataclasses.replace(small, fronts=fewest))
+        study = dataclasses.replace(TINY, models=(plain,), seeds=1, epochs=1, finetune_epochs=1, against=(FGSM(),))
+        dataclasses.replace(study, fronts=(front,), controls=(control,)).run(out)
+    return out
+
+
+class TestFrontEnd:
+    def test_the_same_images_are_attacked_through_both_derivatives(self, behind: Path) -> None:
+        run = Run.existing(behind)
+        ways = run.read_json("VOneLinear1-1-0-both-ways")
+        held = run.read_tensors("examples/VOneLinear1-1-0-both-ways-images.safetensors")
+        for row in ways["rows"]:
+            for way in ("published", "smooth", "plain"):
+                share = held[f"{way} {row['eps']:g}"].float().mean().item()
+                assert row[way]["robust"]["value"] == pytest.approx(share)
+                assert row[way]["robust"]["n"] == 40
+            assert row["smooth"]["gradient_nan"] == row["plain"]["gradient_nan"] == 0
+            assert row["published"]["pixels_moved"] <= row["smooth"]["pixels_moved"]
+            names = [check["name"] for check in row["published"]["trust"]]
+            assert "gradient NaN" in names
+        pictures = run.read_tensors("examples/VOneLinear1-1-0-both-ways-pictures.safetensors")["x"]
+        assert len(pictures) == len(ways["words"]) == 24
+
+    def test_its_page_shows_curves_bars_pictures_and_both_numbers(self, behind: Path) -> None:
+        page = Page.load(behind / "results" / "page.json")
+        section = next(one for one in page.sections if one.title.startswith("Behind a front end"))
+        kinds = [type(item) for item in section.items]
+        assert {Bars, Lines, Grid, Table, Trust} <= set(kinds)
+        both, table = (item for item in section.items if isinstance(item, Table))
+        assert [row[0] for row in both.rows] == [
+            f"VOneLinear1-1{kind}, eps {eps}" for kind in ("", "-random") for eps in ("0.1", "0.35")
+        ]
+        assert {row[0] for row in table.rows} == {"VOneLinear1-1", "VOneLinear1-1-random"}
+        assert any("through the published derivative" in words for words in page.findings)
+        assert {row["model"] for row in _rows(behind)} == {"Linear1", "VOneLinear1-1"}
+
+    def test_a_gap_between_derivatives_is_called_by_its_name(self) -> None:
+        published = {"robust": _share(0.85), "gradient_nan": 0.9, "still": _share(0.5)}
+        row = {"eps": 0.35, "published": published, "smooth": {"robust": _share(0.01)}, "p": {"published": 1e-9}}
+        front = Front("VOneBasicCNN-32", VOne(), {}, {"rows": [row]})
+        assert front_findings([front])[0].endswith("the robustness was a gradient that was not there.")
+        alike = {**row, "smooth": {"robust": _share(0.84)}, "p": {"published": 0.4}}
+        assert front_findings([dataclasses.replace(front, ways={"rows": [alike]})])[0].endswith("both say the same.")
+        plain = {**row, "plain": {"robust": _share(0.3)}, "p": {"published": 1e-9, "plain": 1e-9}}
+        assert "on fewer images" in front_findings([dataclasses.replace(front, ways={"rows": [plain]})])[1]
+
+
 class TestWords:
     def test_fgsm_far_above_pgd_after_fgsm_training_is_the_attack_learned(self) -> None:
-        assert _verdict(_arm(FGSM(), 0.9, 0.9, 0.1)) == "it learned the attack, not the task"
+        assert verdict(_arm(FGSM(), 0.9, 0.9, 0.1)) == "it learned the attack, not the task"
 
     def test_a_gap_within_chance_is_no_finding(self) -> None:
-        assert _verdict(_arm(FGSM(), 0.9, 0.9, 0.79, p=0.2)) != "it learned the attack, not the task"
+        assert verdict(_arm(FGSM(), 0.9, 0.9, 0.79, p=0.2)) != "it learned the attack, not the task"
 
     def test_pgd_training_is_not_said_to_have_learned_one_step(self) -> None:
-        assert "FGSM shows too much" in _verdict(_arm(PGD(), 0.9, 0.9, 0.5))
-        assert _verdict(_arm(PGD(), 0.9, 0.7, 0.65)) == "it holds against both alike"
+        assert "FGSM shows too much" in verdict(_arm(PGD(), 0.9, 0.9, 0.5))
+        assert verdict(_arm(PGD(), 0.9, 0.7, 0.65)) == "it holds against both alike"
 
     def test_nothing_learned_is_said(self) -> None:
-        assert _verdict(_arm(FGSM(), 0.9, 0.05, 0.0)) == "it did not learn to hold"
+        assert verdict(_arm(FGSM(), 0.9, 0.05, 0.0)) == "it did not learn to hold"
 
     def test_label_leaking_is_said(self) -> None:
         leaking = _arm(FGSM(), 0.68, 0.6, 0.0, images=0.99)
-        assert any("tells it the label" in words for words in _findings(TINY.plan(), [leaking]))
+        assert any("tells it the label" in words for words in findings(TINY.plan(), [leaking]))
         honest = dataclasses.replace(leaking, after={**leaking.after, "fgsm_images": _share(0.6)})
-        assert not any("tells it the label" in words for words in _findings(TINY.plan(), [honest]))
+        assert not any("tells it the label" in words for words in findings(TINY.plan(), [honest]))
 
 
 def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:

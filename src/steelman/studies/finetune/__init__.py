@@ -7,18 +7,21 @@ Original: comeeasy/FGSM_MNIST (2021), which follows A. Rosebrock's tutorials on 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from steelman.attacks import Attack
 from steelman.attacks.pgd import PGD
-from steelman.data import Splits
+from steelman.data import Data, Splits
 from steelman.models import Architecture
+from steelman.models.v_one import VOne
 from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
 from steelman.studies import Study
+from steelman.studies.finetune.front_end import Front, both_ways
 from steelman.studies.finetune.measure import EachEpoch, measured
-from steelman.studies.finetune.pages import Arm, write_page
-from steelman.studies.finetune.plan import SCALES, Plan, Scale, arms, check
+from steelman.studies.finetune.pages import write_page
+from steelman.studies.finetune.plan import SCALES, Plan, Scale, arms, check, distinct, fronts, label
+from steelman.studies.finetune.words import Arm
 from steelman.threats import Linf
 from steelman.train import Training, train
 
@@ -40,9 +43,12 @@ class Finetune(Study):
         seeds: how many.
         epochs: of training.
         finetune_epochs: of fine-tuning.
+        fronts: networks behind a V1 front end, such as (VOne(),), fine-tuned against FGSM; the scale's own, none for
+            "smoke" or where `models` are given.
+        controls: more of them, trained and measured before fine-tuning only.
 
     Raises:
-        UsageError: no eps, a mix outside [0, 1], or no seed.
+        UsageError: no eps, a mix outside [0, 1], no seed, or a front end where there is none.
     """
 
     models: tuple[Architecture, ...] = ()
@@ -55,6 +61,8 @@ class Finetune(Study):
     seeds: int | None = None
     epochs: int | None = None
     finetune_epochs: int | None = None
+    fronts: tuple[Architecture, ...] | None = None
+    controls: tuple[Architecture, ...] | None = None
 
     question: ClassVar[str] = "Does fine-tuning on FGSM images make a digit classifier robust?"
     original: ClassVar[str] = "comeeasy/FGSM_MNIST, 2021"
@@ -62,6 +70,8 @@ class Finetune(Study):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.eps_list, self.mix, self.seeds)
+        plan = self.plan()
+        distinct((*plan.models, *plan.tuned, *plan.controls))
 
     def plan(self) -> Plan:
         """The study with every choice made."""
@@ -69,6 +79,7 @@ class Finetune(Study):
         scale = _changed(scale, epochs=self.epochs, finetune_epochs=self.finetune_epochs)
         clip = (not published) if self.clip is None else self.clip
         usual = 0.35 if published else self.data.usual_eps
+        own = None if self.models else scale.fronts
         return Plan(
             scale=scale,
             models=self.models or scale.models,
@@ -79,6 +90,8 @@ class Finetune(Study):
             lr=self.lr or (1e-4 if published else 1e-3),
             seeds=tuple(range(self.seed, self.seed + (self.seeds or scale.seeds))),
             published=published,
+            tuned=fronts(self.fronts, own.tuned if own else (), published=published),
+            controls=fronts(self.controls, own.controls if own else (), published=published),
         )
 
     def run(  # noqa: D102
@@ -87,42 +100,79 @@ class Finetune(Study):
         plan = self.plan()
         splits = self.data.splits(root, progress)
         networks = [(architecture, seed) for architecture in plan.models for seed in plan.seeds]
-        stages = Stages(progress, len(networks) * (2 + sum(1 + _weight(attack) for attack in plan.against)))
+        weight = len(networks) * (2 + sum(1 + _weight(attack) for attack in plan.against))
+        stages = Stages(progress, weight + 6 * len(plan.tuned) + 3 * len(plan.controls))
         with Run.open(out, repr(self), splits.digest, command=command) as run:
             if not run.finished:
-                found = [arm for one in networks for arm in _one(self, plan, run, splits, *one, root, stages)]
-                write_page(self, plan, run, found, splits, command)
+                work = _Work(self, run, splits, root, stages)
+                found = [arm for network in networks for arm in work.arms(plan, *network)]
+                behind = [work.front(plan, one) for one in (*plan.tuned, *plan.controls)]
+                write_page(self, plan, run, found, behind, splits, command)
                 run.finish()
 
 
-def _one(
-    study: Finetune,
-    plan: Plan,
-    run: Run,
-    splits: Splits,
-    architecture: Architecture,
-    seed: int,
-    root: Path | None,
-    stages: Stages,
-) -> list[Arm]:
-    """Train one network, fine-tune it in every arm, and measure; parts that are on disk are not computed again."""
-    name, first = type(architecture).__name__, seed == plan.seeds[0]
-    words, test = f"{name}, seed {seed}", splits.test.first(plan.scale.num_test)
-    base = run.path / "parts" / f"{name}-{seed}-base"
-    training = Training(architecture, study.data, plan.train_recipe(architecture), seed=seed, num=plan.scale.num_train)
-    train(training, base, root, stages.stage(words))
-    stage = stages.stage(f"{words}, before fine-tuning")
-    before = measured(run, plan, base, test, f"{name}-{seed}-before", curve=first, progress=stage)
-    found: list[Arm] = []
-    for attack in plan.against:
-        arm, on = f"{name}-{seed}-{type(attack).__name__}", f"{words}, {type(attack).__name__} images"
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What training and measuring one network after the other needs; parts that are on disk are not computed again."""
+
+    study: Finetune
+    run: Run
+    splits: Splits
+    root: Path | None
+    stages: Stages
+
+    def arms(self, plan: Plan, architecture: Architecture, seed: int) -> list[Arm]:
+        """Train one network, fine-tune it in every arm, and measure."""
+        before = self.before(plan, architecture, seed)
+        return [self.arm(plan, architecture, seed, attack, before) for attack in plan.against]
+
+    def before(self, plan: Plan, architecture: Architecture, seed: int) -> dict[str, Any]:
+        """Train one network and measure it."""
+        training, base = self.base(plan, architecture, seed)
+        name, words = label(architecture), f"{label(architecture)}, seed {seed}"
+        train(training, base, self.root, self.stages.stage(words))
+        stage, curve = self.stages.stage(f"{words}, before fine-tuning"), self.curve(plan, architecture, seed)
+        return measured(self.run, plan, base, self.test(plan), f"{name}-{seed}-before", curve=curve, progress=stage)
+
+    def arm(self, plan: Plan, architecture: Architecture, seed: int, attack: Attack, before: dict[str, Any]) -> Arm:
+        """Fine-tune a trained network against one attack, and measure."""
+        training, base = self.base(plan, architecture, seed)
+        name, against = label(architecture), type(attack).__name__
+        words, test = f"{name}, seed {seed}, {against} images", self.test(plan)
         tuning = replace(training, recipe=plan.finetune_recipe(attack), start=f"../{base.name}")
-        part = run.path / "parts" / arm
-        tuned = train(tuning, part, root, stages.stage(on, _weight(attack)), on_epoch=EachEpoch(plan, test))
-        stage = stages.stage(f"{on}, after")
-        after = measured(run, plan, part, test, f"{arm}-after", curve=first, progress=stage)
-        found.append(Arm(name, seed, attack, tuple(tuned.read_json("history")["rows"]), before, after))
-    return found
+        part = self.run.path / "parts" / f"{name}-{seed}-{against}"
+        stage = self.stages.stage(words, _weight(attack))
+        tuned = train(tuning, part, self.root, stage, on_epoch=EachEpoch(plan, test))
+        stage, curve = self.stages.stage(f"{words}, after"), self.curve(plan, architecture, seed)
+        after = measured(self.run, plan, part, test, f"{part.name}-after", curve=curve, progress=stage)
+        return Arm(name, seed, attack, tuple(tuned.read_json("history")["rows"]), before, after)
+
+    def front(self, plan: Plan, architecture: VOne) -> Front:
+        """Train a network behind a front end, attack it both ways, and fine-tune it where the plan says so."""
+        behind, seed, name = plan.behind(), plan.seeds[0], label(architecture)
+        before = self.before(behind, architecture, seed)
+        twin = next((one for one in plan.models if one == architecture.backend), None)
+        bases = [self.base(behind, one, seed)[1] for one in (architecture, twin) if one]
+        stage, test = self.stages.stage(f"{name}, both derivatives"), self.test(behind)
+        plain = bases[1] if twin else None
+        ways = both_ways(self.run, behind, bases[0], plain, test, f"{name}-{seed}-both-ways", stage)
+        against = behind.against if architecture in plan.tuned else ()
+        arms = tuple(self.arm(behind, architecture, seed, attack, before) for attack in against)
+        return Front(name, architecture, before, ways, arms)
+
+    def base(self, plan: Plan, architecture: Architecture, seed: int) -> tuple[Training, Path]:
+        """The training of a network, and where it is kept."""
+        recipe = plan.train_recipe(architecture)
+        training = Training(architecture, self.study.data, recipe, seed=seed, num=plan.scale.num_train)
+        return training, self.run.path / "parts" / f"{label(architecture)}-{seed}-base"
+
+    def test(self, plan: Plan) -> Data:
+        """The images on which this plan's networks are judged."""
+        return self.splits.test.first(plan.scale.num_test)
+
+    def curve(self, plan: Plan, architecture: Architecture, seed: int) -> bool:
+        """Whether accuracy over eps and the trust checks are worth their time: the first seed, no front end."""
+        return seed == plan.seeds[0] and not isinstance(architecture, VOne)
 
 
 def _weight(attack: Attack) -> int:

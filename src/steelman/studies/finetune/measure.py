@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steelman.attacks import Attack
 from steelman.attacks.fgsm import FGSM
+from steelman.chance import generators_of
 from steelman.data import Data
 from steelman.evaluate import Outcome, accuracy, adversarial_accuracy, strike
 from steelman.progress import Progress, silent
@@ -18,6 +20,7 @@ from steelman.studies.finetune.plan import JUDGE, Plan
 from steelman.threats import Linf
 from steelman.train import load_run
 from steelman.trust import examine
+from steelman.types import Mask
 
 NUM_SAMPLES = 10
 
@@ -38,12 +41,12 @@ class EachEpoch:
         natural = accuracy(model, self.test)
         attacked = adversarial_accuracy(model, self.test, FGSM(), self.plan.threat)
         few = self.test.first(self.plan.scale.num_pgd)
-        outcome = strike(model, few, JUDGE, self.plan.threat, generator=_generator())
+        outcome = strike(model, few, _looked_at(model), self.plan.threat, generator=_generator())
         return {
             "natural": Share.of(natural).to_json(),
             "fgsm_images": Share.of(attacked).to_json(),
             "fgsm": Share.of(natural & attacked).to_json(),
-            "pgd": outcome.robust.to_json(),
+            "pgd": Share.of(_held(model, few, outcome, self.plan.threat)).to_json(),
             **_health(outcome),
         }
 
@@ -61,14 +64,16 @@ def measured(
     network = load_run(model).model
     final = test.first(plan.scale.num_final)
     fgsm = strike(network, final, FGSM(), plan.threat, progress=progress)
-    pgd = strike(network, final, JUDGE, plan.threat, generator=_generator(), progress=progress)
+    few = final.first(plan.scale.num_pgd) if generators_of(network) else final
+    pgd = strike(network, few, _looked_at(network), plan.threat, generator=_generator(), progress=progress)
     attacked = adversarial_accuracy(network, final, FGSM(), plan.threat)
-    held = {"natural": fgsm.right, "fgsm": fgsm.right & ~fgsm.broken, "pgd": pgd.right & ~pgd.broken}
+    robust = fgsm.right & (attacked if generators_of(network) else ~fgsm.broken)
+    held = {"natural": fgsm.right, "fgsm": robust, "pgd": _held(network, few, pgd, plan.threat)}
     held["fgsm_images"] = attacked
     run.write_tensors(f"examples/{name}-images.safetensors", held)
     run.write_tensors(f"examples/{name}-samples.safetensors", _samples(final, fgsm, network, plan.threat))
     found: dict[str, Any] = {key: Share.of(mask).to_json() for key, mask in held.items()}
-    found["p"] = {key: mcnemar(held["fgsm"], held[key]).p for key in ("natural", "pgd")}
+    found["p"] = {key: mcnemar(held["fgsm"][: len(held[key])], held[key]).p for key in ("natural", "pgd")}
     found["p"]["leak"] = mcnemar(attacked, held["natural"]).p
     if curve:
         found["curve"] = _curve(plan, network, test.first(plan.scale.num_pgd), progress)
@@ -76,6 +81,22 @@ def measured(
         found["trust"] = dataclasses.asdict(trust)
     run.write_json(name, found)
     return found
+
+
+def _looked_at(model: nn.Module) -> Attack:
+    """The attack whose gradients are looked at: the judge, and a single step where passes are dear and random."""
+    return FGSM() if generators_of(model) else JUDGE
+
+
+def _held(model: nn.Module, few: Data, outcome: Outcome, threat: Linf) -> Mask:
+    """Which images hold against the judge.
+
+    A strike on a random model would stop at the first candidate that one draw gets wrong and another may get right
+    again. There the judge goes all its way, and its last candidate counts.
+    """
+    if not generators_of(model):
+        return outcome.right & ~outcome.broken
+    return outcome.right & adversarial_accuracy(model, few, JUDGE, threat, generator=_generator())
 
 
 def _curve(plan: Plan, model: nn.Module, few: Data, progress: Progress) -> dict[str, list[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """What the study does at each preset and scale, and what the original reported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelman.attacks import Attack
 from steelman.attacks.fgsm import FGSM
@@ -12,8 +12,25 @@ from steelman.models.alexnet import AlexNet28
 from steelman.models.basic_cnn import BasicCNN
 from steelman.models.convnet import ConvNet
 from steelman.models.linear import Linear1
+from steelman.models.v_one import VOne
 from steelman.recipe import Recipe, default_recipe
 from steelman.threats import Linf
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """What is computed of networks behind a V1 front end, which cost many times as much; seed 0 alone.
+
+    `tuned` are fine-tuned against FGSM as their plain twins are; `controls` are trained and measured before that.
+    """
+
+    tuned: tuple[VOne, ...]
+    controls: tuple[VOne, ...]
+    epochs: int
+    finetune_epochs: int
+    num_train: int | None
+    num_test: int | None
+    num_pgd: int
 
 
 @dataclass(frozen=True)
@@ -29,15 +46,24 @@ class Scale:
     num_pgd: int  # judged by PGD-40 every epoch, and over eps
     num_final: int | None  # judged by FGSM and PGD-40 before and after fine-tuning
     num_probe: int  # looked at by the trust checks
+    fronts: Fronts | None = None
 
 
 SMALL: tuple[Architecture, ...] = (ConvNet(), Linear1())
 MIDDLE: tuple[Architecture, ...] = (ConvNet(), BasicCNN(), Linear1())
 ALL: tuple[Architecture, ...] = (AlexNet28(), *MIDDLE)  # those of the original's final report
+FEW = VOne(simple=32, complex=32)  # cells, an eighth of the published numbers
+BEHIND = tuple(VOne(backend) for backend in ALL)
+CONTROLS: tuple[VOne, ...] = (
+    *(replace(front, bottleneck=64) for front in BEHIND),
+    VOne(filters="learned"),
+    VOne(filters="random"),
+)
+FEW_CONTROLS = (replace(FEW, bottleneck=64), replace(FEW, filters="learned"), replace(FEW, filters="random"))
 SCALES = {
     "smoke": Scale(SMALL, 8, 8, 1, 1_200, 400, 64, 400, 48),
-    "quick": Scale(MIDDLE, 10, 10, 2, 4_000, 1_000, 200, 1_000, 128),
-    "full": Scale(ALL, 10, 29, 1, None, None, 1_000, None, 256),
+    "quick": Scale(MIDDLE, 8, 5, 1, 4_000, 1_000, 128, 1_000, 64, Fronts((FEW,), FEW_CONTROLS, 5, 3, 4_000, 300, 48)),
+    "full": Scale(ALL, 10, 29, 1, None, None, 1_000, None, 256, Fronts(BEHIND, CONTROLS, 10, 29, None, None, 200)),
 }
 
 
@@ -47,8 +73,8 @@ class Published:
 
     natural_before: float
     fgsm_before: float
-    natural_after: float
-    fgsm_after: float
+    natural_after: float | None = None  # None where the original did not fine-tune
+    fgsm_after: float | None = None
 
 
 PUBLISHED = {
@@ -56,6 +82,17 @@ PUBLISHED = {
     "ConvNet": Published(98.90, 15.07, 68.01, 99.10),
     "BasicCNN": Published(99.05, 8.47, 89.56, 98.74),
     "Linear1": Published(98.37, 0.06, 84.22, 99.08),
+}
+
+PUBLISHED_FRONTS = {
+    "VOneAlexNet28-32": Published(98.59, 95.31, 98.81, 97.95),
+    "VOneConvNet-32": Published(98.47, 93.43, 99.30, 98.82),
+    "VOneBasicCNN-32": Published(98.84, 95.31, 99.24, 98.85),
+    "VOneLinear1-32": Published(94.06, 92.54, 97.61, 95.55),
+    "VOneAlexNet28-64": Published(98.75, 94.82),
+    "VOneConvNet-64": Published(98.75, 94.79),
+    "VOneBasicCNN-64": Published(98.57, 91.54),
+    "VOneLinear1-64": Published(95.52, 90.36),
 }
 
 JUDGE = PGD(steps=40)
@@ -74,6 +111,16 @@ class Plan:
     lr: float  # of fine-tuning
     seeds: tuple[int, ...]
     published: bool
+    tuned: tuple[VOne, ...] = ()  # networks behind a V1 front end
+    controls: tuple[VOne, ...] = ()
+
+    def behind(self) -> "Plan":
+        """The same for networks behind a front end: fewer images and epochs, FGSM images alone."""
+        fronts = self.scale.fronts or _FEWEST
+        names = ("epochs", "finetune_epochs", "num_train", "num_test", "num_pgd")
+        changes = {name: getattr(fronts, name) for name in names}
+        scale = replace(self.scale, **changes, num_final=fronts.num_test)
+        return replace(self, scale=scale, against=(FGSM(),), seeds=self.seeds[:1])
 
     def train_recipe(self, architecture: Architecture) -> Recipe:
         """Training: the architecture's own recipe; published: in eval mode, the last weights count."""
@@ -91,6 +138,43 @@ class Plan:
             drop_last=self.published,
             fresh_optimizer=self.published,
         )
+
+
+_FEWEST = Fronts((), (), 3, 2, 1_200, 200, 32)  # where front ends are asked for at a scale that has none
+
+
+def label(architecture: Architecture) -> str:
+    """The name of a network in files and tables: its class; behind a front end VOneConvNet-32, or -32-random."""
+    if not isinstance(architecture, VOne):
+        return type(architecture).__name__
+    kind = "" if architecture.filters == "gabor" else f"-{architecture.filters}"
+    return f"VOne{type(architecture.backend).__name__}-{architecture.bottleneck}{kind}"
+
+
+def fronts(chosen: tuple[Architecture, ...] | None, usual: tuple[VOne, ...], *, published: bool) -> tuple[VOne, ...]:
+    """The networks behind a front end: those chosen, or the scale's own with the preset's geometry and derivative.
+
+    Raises:
+        UsageError: one of those chosen has no front end.
+    """
+    if chosen is not None:
+        if other := next((one for one in chosen if not isinstance(one, VOne)), None):
+            raise UsageError(f"{other!r} has no V1 front end. Expected VOne(backend={other!r}), or give it as a model.")
+        return tuple(one for one in chosen if isinstance(one, VOne))
+    if not published:
+        return usual
+    return tuple(replace(one, image_size=224, derivative="published") for one in usual)
+
+
+def distinct(networks: tuple[Architecture, ...]) -> None:
+    """See that no two networks would be kept under the same name.
+
+    Raises:
+        UsageError: two would.
+    """
+    names = [label(one) for one in networks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two networks of the study are called {twice}. Expected one of each kind: run two studies.")
 
 
 def check(eps_list: tuple[float, ...], mix: float | None, seeds: int | None) -> None:
