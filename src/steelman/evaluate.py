@@ -127,10 +127,11 @@ def strike(
     *,
     target: Labels | TargetKind | None = None,
     closest: bool = False,
+    proven: Mask | None = None,
     generator: Generator | None = None,
     progress: Progress = silent,
 ) -> Outcome:
-    """Attack every image that the model gets right, and judge the result.
+    """Attack every image that the model gets right and that is not `proven` to hold, and judge the result.
 
     `target` aims at a class for each image: given as labels, or chosen as steelman.targets says ("random",
     "least-likely", "next"). The model's mode, gradients and memory layout are restored afterwards, on error too.
@@ -149,11 +150,13 @@ def strike(
         _check_labels(y, logits)
         goal = _targets(target, y, logits, generator)
         right = _right(logits, y)
-        rows = right.nonzero().squeeze(1)
+        rows = (right if proven is None else right & ~proven).nonzero().squeeze(1)
         aim = None if goal is None else goal[rows]
         options: dict[str, Any] = {"closest": closest, "generator": generator, "progress": progress}
         found = attack.run(model, x[rows], y[rows], threat, target=aim, **options) if len(rows) else None
         outcome = _blank(attack, threat, x, y, logits, right)
+        if proven is not None:
+            outcome.proven.copy_(proven & right)
         if found is not None:
             _forbid_violations(attack, threat, found.x_adv, x[rows])
             outcome.x_adv[rows] = found.x_adv
@@ -162,7 +165,7 @@ def strike(
                 getattr(outcome, name)[rows] = getattr(found, name)
             for field in fields(Health):
                 getattr(outcome.health, field.name)[rows] = getattr(found.health, field.name)
-            _judge(model, outcome, rows, aim, x[rows])
+            judge(model, outcome, rows, aim, x[rows])
     return replace(outcome, seconds=time.perf_counter() - started, was_training=was_training, target=goal)
 
 
@@ -261,7 +264,7 @@ def replacing(*paths: Path) -> Yields[tuple[Path, ...]]:
                 draft.unlink()
 
 
-def _judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels | None, x: Images) -> None:
+def judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels | None, x: Images) -> None:
     """Fill in what the model says of the returned points, as they are and rounded to 8 bits."""
     y, x_adv = outcome.y[rows], outcome.x_adv[rows]
     after = logits_of(model, x_adv)

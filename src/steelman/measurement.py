@@ -11,8 +11,11 @@ from torch import Generator, Tensor, nn
 
 from steelman.attacks import Attack, Nearest
 from steelman.attacks.pgd import PGD
+from steelman.bracket import Bracket, bracketed
+from steelman.certify import Certifier
 from steelman.curves import Curve, ascending, curve, default_nearest
 from steelman.data import Data, Source
+from steelman.defences import Shield
 from steelman.engine import generator_for
 from steelman.errors import DataError, PixelError, UsageError, WeightsError
 from steelman.evaluate import Outcome, strike
@@ -20,8 +23,11 @@ from steelman.loading import load
 from steelman.models.factory import check_fit
 from steelman.page import Trust
 from steelman.progress import Progress, silent
+from steelman.random_models import random_accuracies
+from steelman.repair import Repair, repair
+from steelman.shielded import Shielded, strike_shielded
 from steelman.spec import Spec
-from steelman.stats import mcnemar
+from steelman.stats import Share, mcnemar
 from steelman.targets import TargetKind, check_kind
 from steelman.threats import Ball, Threat
 from steelman.train import Trained, load_run
@@ -41,6 +47,9 @@ class Measurement(Spec):
         target: the class that the attack aims at; its own images are left out. Or how one is chosen for each image.
         curve: radii at which robust accuracy is measured beside that of the threat, from one search for `nearest`.
         nearest: the minimal-norm attack of the curve; None for `attack` if it is one, else the usual one of the norm.
+        certifier: proves images first, at the radii of the curve too; what it proves is not attacked.
+        shield: is put around every model; the shares are then of the defended model under an attack that knows it.
+        repair: attack a second time with finite surrogates for derivatives that are infinite or 0.
 
     Raises:
         UsageError: no model, a threat in which an attack cannot search, a number out of its range, weights for nothing,
@@ -59,6 +68,9 @@ class Measurement(Spec):
     target: int | TargetKind | None = None
     curve: tuple[float, ...] = ()
     nearest: Attack | None = None
+    certifier: Certifier | None = None
+    shield: Shield | None = None
+    repair: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +91,16 @@ class Measurement(Spec):
             check_kind(self.target)
         if self.nearest is not None and not self.curve:
             raise UsageError(f"{self.nearest!r} is for a curve, and no radii were given. Say which with --curve.")
+        if self.certifier is not None and self.shield is not None:
+            raise UsageError(
+                f"both {self.certifier!r} and {self.shield!r} were given. A certificate is of the model itself: leave "
+                "out one of the two."
+            )
+        if self.certifier is not None and self.certifier.smooths:
+            raise UsageError(
+                f"{self.certifier!r} certifies a smoothed model, not the one that is attacked. "
+                "Use it with `steelman certify`, or choose a certifier of the model itself: Interval, CROWN."
+            )
         if self.curve:
             object.__setattr__(self, "curve", ascending(self.curve))
             for attack in self.curve_attacks:
@@ -130,6 +152,10 @@ class Measured:
     outcome: Outcome
     trust: Trust
     curve: Curve | None = None
+    bracket: Bracket | None = None
+    shielded: Shielded | None = None
+    repaired: Repair | None = None
+    random: dict[str, Any] | None = None  # accuracy over the draws of a random model
 
 
 def prepare(
@@ -165,28 +191,43 @@ def prepare(
 
 
 def measure(prepared: Prepared, progress: Progress = silent) -> list[Measured]:
-    """Strike every model, and ask of every number whether it can be trusted; with radii also a curve over them."""
-    spec, data, found = prepared.measurement, prepared.data, list[Measured]()
+    """Strike every model, and ask of every number whether it can be trusted; with radii also a curve over them.
+
+    A shielded model is struck twice, static and adaptive; the outcome is the adaptive one.
+    """
+    return [_measured(prepared, subject, progress) for subject in prepared.subjects]
+
+
+def _measured(prepared: Prepared, subject: Subject, progress: Progress) -> Measured:
+    spec, data, shielded, bracket = prepared.measurement, prepared.data, None, None
     assert isinstance(spec.threat, Ball)
+    words = f"{spec.attack!r} on {subject.name}"
+    progress(0, len(data), words)
     target = torch.full_like(data.labels, spec.target) if isinstance(spec.target, int) else spec.target
-    for subject in prepared.subjects:
-        words = f"{spec.attack!r} on {subject.name}"
-        progress(0, len(data), words)
-        outcome = strike(
-            subject.model,
-            data,
-            spec.attack,
-            spec.threat,
-            target=target,
-            generator=_generator(prepared),
-            progress=_saying(progress, words),
-        )
-        points = _curve(prepared, subject, outcome, progress) if spec.curve else None
-        progress(0, 1, f"checking what can be trusted of {subject.name}")
-        trust = examine(subject.model, data, outcome, subject=f"{words} within {spec.threat!r}")
-        found.append(Measured(subject.name, outcome, trust, points))
-        progress(1, 1, f"checking what can be trusted of {subject.name}")
-    return found
+    options: dict[str, Any] = {"target": target, "progress": _saying(progress, words)}
+    if spec.certifier is not None:
+        options |= {"radii": spec.curve, "generator": _generator(prepared)}
+        outcome, bracket = bracketed(subject.model, data, spec.certifier, spec.attack, spec.threat, **options)
+    elif spec.shield is None:
+        outcome = strike(subject.model, data, spec.attack, spec.threat, generator=_generator(prepared), **options)
+    else:
+        common = (subject.model, spec.shield, data, spec.attack, spec.threat)
+        shielded = strike_shielded(*common, generator=_generator(prepared), **options)
+        subject, outcome = Subject(subject.name, shielded.model), shielded.adaptive
+    points = _curve(prepared, subject, outcome, progress) if spec.curve else None
+    repaired = None
+    if spec.repair:
+        options["progress"] = _saying(progress, f"{words}, with repaired gradients")
+        repaired = repair(subject.model, data, outcome, generator=_generator(prepared), **options)
+    progress(0, 1, f"checking what can be trusted of {subject.name}")
+    trust = examine(subject.model, data, outcome, subject=f"{words} within {spec.threat!r}")
+    if repaired is not None:
+        trust = replace(trust, checks=(*trust.checks, repaired.check()))
+    if bracket is not None:
+        trust = replace(trust, checks=(*trust.checks, bracket.check()))
+    drawn = random_accuracies(subject.model, data, outcome, generator=_generator(prepared))
+    progress(1, 1, f"checking what can be trusted of {subject.name}")
+    return Measured(subject.name, outcome, trust, points, bracket, shielded, repaired, drawn)
 
 
 def record(prepared: Prepared, found: Sequence[Measured]) -> dict[str, Any]:
@@ -198,8 +239,12 @@ def record(prepared: Prepared, found: Sequence[Measured]) -> dict[str, Any]:
         row = one.outcome.to_json()
         row = {"model": one.name, **{k: v for k, v in row.items() if k not in ("attack", "threat")}}
         row |= {"verdict": one.trust.verdict, "trust": [asdict(check) for check in one.trust.checks]}
-        if one.curve is not None:
-            row["curve"] = one.curve.to_json()
+        if one.bracket is not None:
+            row["certified"] = Share.of(one.bracket.certified).to_json()
+        parts = {"bracket": one.bracket, "curve": one.curve, "shield": one.shielded, "repaired": one.repaired}
+        row |= {name: part.to_json() for name, part in parts.items() if part is not None}
+        if one.random is not None:
+            row["random"] = one.random
         if index:
             row["paired"] = asdict(mcnemar(held[0], held[index]))
         models.append(row)

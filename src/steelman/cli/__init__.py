@@ -16,8 +16,12 @@ VERBS = {  # in the order of a first session
     "attack": "Attack one classifier, print what holds, save the adversarial images.",
     "evaluate": "Measure classifiers under one attack on the same images, and compare them.",
     "compare": "Compare attacks, ours and other libraries', on one classifier and the same images.",
+    "transfer-matrix": "Make adversarial images on each classifier, and judge them on every other.",
+    "certify": "Prove how many images no allowed change can break.",
+    "harden": "Train a classifier on until it holds, and say what that cost.",
     "study": "Run a whole study and write its report.",
     "report": "Write the HTML report of a run again.",
+    "shell": "Attack single images by their number in IPython.",
     "list": "Show what there is: attacks, threats, models, data, studies or objectives.",
 }
 FLAGS = {

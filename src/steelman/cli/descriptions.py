@@ -40,7 +40,7 @@ def _cost(cls: type[Attack]) -> str:
 
 def _fields(cls: type[Spec]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for field in dataclasses.fields(cls):
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.kw_only is True):
         if field.default_factory is not dataclasses.MISSING:
             found[field.name] = repr(field.default_factory())
         else:

@@ -20,6 +20,16 @@ def evaluate(
     nearest: Annotated[
         str | None, Parameter(help="The curve's minimal-norm attack; else the usual of the norm.")
     ] = None,
+    certifier: Annotated[
+        str | None, Parameter(help="Prove images first, such as Interval() or CROWN(); the rest is attacked.")
+    ] = None,
+    shield: Annotated[
+        str | None, Parameter(help="Put around every model, such as JPEG(quality=50); attacked static and adaptive.")
+    ] = None,
+    repair_gradients: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Attack again with finite surrogates for bad derivatives."),
+    ] = False,
     out: Annotated[Path | None, Parameter(help="A directory for results, page and outcome of every image.")] = None,
     subject: Subject = Subject(),  # noqa: B008 (frozen)
     as_json: JsonOption = False,
@@ -36,7 +46,18 @@ def evaluate(
     if len(runs) == 1 and runs[0].lstrip().lower().startswith("measurement("):
         asked = parse(runs[0], "measurement")
     else:
-        asked = inputs.measurement(runs, attack, threat, subject, target, curve=curve, nearest=nearest)
+        asked = inputs.measurement(
+            runs,
+            attack,
+            threat,
+            subject,
+            target,
+            curve=curve,
+            nearest=nearest,
+            certifier=certifier,
+            shield=shield,
+            repair=repair_gradients,
+        )
     facts = results.measured(asked, subject)[1] if out is None else results.kept(asked, subject, out)
     if as_json:
         say_json(results.flat(facts))
@@ -45,6 +66,7 @@ def evaluate(
     else:
         say(*results.head(facts))
         say_table(*results.table(facts))
+        say(*results.asides(facts))
     if asked.curve and not as_json:
         say("", results.curve_head(facts))
         say_table(*results.curve_table(facts))

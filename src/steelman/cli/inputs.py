@@ -16,7 +16,6 @@ from steelman.data import Source
 from steelman.data._files import data_root
 from steelman.data.arrays import Arrays
 from steelman.data.folder import Folder
-from steelman.defences.adversarial import Adversarial
 from steelman.errors import RunError, SpecError, UsageError
 from steelman.export import check_destination
 from steelman.measurement import Measurement
@@ -30,6 +29,7 @@ from steelman.train import Training, load_run
 
 _ARRAYS = (".npz", ".safetensors")
 _ALWAYS_WITHIN = 1.0  # an eps up to this is within the pixel range of any image and norm
+_LATE = 0.9  # the share of training after which eps should be what is meant
 
 
 def source(text: str, root: Path | None = None, *, shape: tuple[int, int, int] | None = None) -> Source:
@@ -90,12 +90,12 @@ def measurement(
     *,
     curve: str | None = None,
     nearest: str | None = None,
+    certifier: str | None = None,
+    shield: str | None = None,
+    repair: bool = False,
 ) -> Measurement:
     """What the options of `attack` and `evaluate` ask for."""
-    if threat is None:
-        raise UsageError(
-            "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3) or L2(1.5)."
-        )
+    ball = given_threat(threat)
     runs = tuple(str(Path(run).expanduser().resolve()) for run in runs)
     data = None
     if subject.data is not None:
@@ -105,7 +105,6 @@ def measurement(
         data = load_run(Path(runs[0])).training.data
     if subject.skip_bad and data is not None:
         data = skipping(data)
-    ball: Threat = parse(threat, "threat")
     return Measurement(
         attack=parse(attack or usual_attack(ball), "attack"),
         threat=ball,
@@ -119,7 +118,26 @@ def measurement(
         target=None if target is None else _target(target),
         curve=() if curve is None else radii(curve, ball),
         nearest=None if nearest is None else parse(nearest, "attack"),
+        certifier=None if certifier is None else parse(certifier, "certifier"),
+        shield=None if shield is None else parse(shield, "shield"),
+        repair=repair,
     )
+
+
+def given_threat(text: str | None) -> Ball:
+    """The ball that --threat names.
+
+    Raises:
+        UsageError: none was given, or a threat that is no ball.
+    """
+    if text is None:
+        raise UsageError(
+            "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3) or L2(1.5)."
+        )
+    threat: Threat = parse(text, "threat")
+    if not isinstance(threat, Ball):
+        raise UsageError(f"the threat is {threat!r}. Expected a ball such as Linf(0.3) or L2(1.5).")
+    return threat
 
 
 def usual_attack(threat: Threat) -> str:
@@ -226,12 +244,18 @@ def destination(path: Path) -> Path:
 
 
 def warn_of_training(training: Training, root: Path | None) -> None:
-    """A line on stderr when training allows its attacker every image."""
+    """A line on stderr when training allows its attacker every image, or comes too late to the radius that is meant."""
     objective = (training.recipe or default_recipe(training.architecture)).objective
-    if not isinstance(objective, Adversarial) or not isinstance(objective.threat, Ball):
+    ball, late = objective.ball(), objective.ball(_LATE)
+    if ball is None or late is None:
         return
-    if objective.threat.eps > _ALWAYS_WITHIN:  # rare: it costs reading the data twice
-        warn_of_threat(objective.threat, training.data.splits(root).train.shape)
+    if late.eps < ball.eps:
+        warn(
+            f"eps is {late.eps:.3g} when {_LATE:.0%} of training is done, and {ball.eps:g} at its end or never: the "
+            f"net will hardly have seen {ball!r}. Give a shorter ramp, such as 0.5."
+        )
+    if ball.eps > _ALWAYS_WITHIN:  # rare: it costs reading the data twice
+        warn_of_threat(ball, training.data.splits(root).train.shape)
 
 
 def warn_of_threat(threat: Threat, shape: tuple[int, int, int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelman.measurement import Measured, Prepared
-from steelman.page import Bars, Lines, Page, Panel, Samples, Section, Series, Table, Trust
+from steelman.page import Bars, Cell, Lines, Page, Panel, Samples, Section, Series, Table, Trust
 from steelman.runs import Run
 from steelman.stats import Share
 
@@ -94,12 +94,38 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
         findings=tuple(facts["notes"]),
         sections=(
             Section("Result", (), (Table("Shares with their 95 % intervals", columns, rows), bars)),
+            *_aside_sections(facts),
             *_curve_sections(facts),
             Section("Can these numbers be trusted?", (), tuple(panels)),
         ),
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
     )
+
+
+def _aside_sections(facts: dict[str, Any]) -> tuple[Section, ...]:
+    """What stands beside the robust accuracy: of a shield, of repaired gradients, of a random model."""
+    rows: list[tuple[Cell, ...]] = []
+    for model in facts["models"]:
+        name = model["model"]
+        if one := model.get("bracket"):
+            rows.append((name, f"certified by {one['certifier']}", model["certified"]))
+            rows.append((name, f"not broken by {facts['attack']}; the truth lies between", model["robust"]))
+        if one := model.get("shield"):
+            rows.append((name, "without the shield, same attack", one["undefended"]["robust"]))
+            rows.append((name, f"{one['shield']}, static: images made without it", one["static"]))
+            rows.append((name, f"{one['shield']}, adaptive: {one['attack']} through it", one["adaptive"]))
+        if one := model.get("repaired"):
+            rows.append((name, "attacked with finite surrogates for derivatives", one["repaired"]))
+            rows.append((name, "under both attacks", one["worst"]))
+        if one := model.get("random"):
+            for part in ("natural", "robust"):
+                rows.append((name, f"{part}, a single answer", one[part]["expected"]))
+                rows.append((name, f"{part}, the majority of {one['draws']} answers", one[part]["vote"]))
+    if not rows:
+        return ()
+    table = Table("Shares of the images that are classified correctly", ("model", "how", "accuracy"), tuple(rows))
+    return (Section("Beside it", (), (table,)),)
 
 
 def _curve_sections(facts: dict[str, Any]) -> tuple[Section, ...]:
@@ -113,7 +139,7 @@ def _curve_sections(facts: dict[str, Any]) -> tuple[Section, ...]:
         "Robust accuracy over eps with 95 % intervals; at eps 0 the natural accuracy",
         "eps",
         "accuracy",
-        (Panel("", tuple(_line(model) for model in models)),),
+        (Panel("", tuple(line for model in models for line in _band(model))),),
     )
     names = _intervals([point["eps"] for point in models[0]["curve"]["points"]])
     bars = tuple(_shares(model["model"], "other", names, model["curve"]["radii"]) for model in models)
@@ -138,6 +164,17 @@ def _curve_sections(facts: dict[str, Any]) -> tuple[Section, ...]:
     )
     table = Table("Radii within which shares of the right images break, and gradients", columns, rows)
     return (Section("Over eps", (words,), (lines, radii, table)),)
+
+
+def _band(model: dict[str, Any]) -> list[Series]:
+    """The curve of a model, and where it was asked for the certified one below it: the truth lies between."""
+    if "bracket" not in model:
+        return [_line(model)]
+    points: list[dict[str, Any]] = [{"eps": 0.0, "certified": model["natural"]}, *model["bracket"]["points"]]
+    values = {part: tuple(point["certified"][part] for point in points) for part in ("value", "low", "high")}
+    eps = tuple(point["eps"] for point in points)
+    proven = Series(f"{model['model']}, certified", "natural", eps, values["value"], values["low"], values["high"])
+    return [_line(model), proven]
 
 
 def _line(model: dict[str, Any]) -> Series:

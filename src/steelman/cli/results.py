@@ -88,7 +88,33 @@ def lines(facts: dict[str, Any]) -> list[str]:
     shares[1] += f"   under {facts['attack']} within {facts['threat']}{aim}"
     notes = [f"note     {note}" for note in facts["notes"]]
     saved = [f"{name:<8} {facts[name]}" for name in ("saved", "exported") if name in facts]
-    return [*shares, *_trust_lines(model["trust"]), *notes, *saved]
+    return [*shares, *asides(facts), *_trust_lines(model["trust"]), *notes, *saved]
+
+
+def asides(facts: dict[str, Any]) -> list[str]:
+    """What stands beside the robust accuracy: of a shield, of repaired gradients, of a random model."""
+    found: list[str] = []
+    for model in facts["models"]:
+        if one := model.get("bracket"):
+            share = str(Share(**model["certified"]))
+            whose = f", {model['model']}" if len(facts["models"]) > 1 else ""
+            found.append(f"proven   {share}   by {one['certifier']}{whose}: certified <= true <= robust")
+        whose = f" of {model['model']}" if len(facts["models"]) > 1 else ""
+        if one := model.get("shield"):
+            static, adaptive, bare = (
+                str(Share(**share)) for share in (one["static"], one["adaptive"], one["undefended"]["robust"])
+            )
+            found.append(f"shield   {one['shield']}{whose}: the shares above are those of the defended model")
+            found.append(f"static   {static}   images made for the undefended model, on which {bare} hold")
+            found.append(f"adaptive {adaptive}   {one['attack']} through the shield, p = {one['p']:.2g}")
+        if one := model.get("repaired"):
+            again, worst = (str(Share(**one[name])) for name in ("repaired", "worst"))
+            found.append(f"repaired {again}{whose}   with finite surrogates; {worst} under both")
+        if one := model.get("random"):
+            for name in ("natural", "robust"):
+                vote, expected = (str(Share(**one[name][way])) for way in ("vote", "expected"))
+                found.append(f"random   {name}{whose}: {expected} of single answers, {vote} by vote of {one['draws']}")
+    return found
 
 
 def table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,133 @@
+"""A certification as a value: what is proven of one model on given images, at several radii."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steelman.certify import Certifier, certify
+from steelman.certify.smoothing import Smoothing
+from steelman.curves import ascending
+from steelman.engine import generator_for
+from steelman.errors import UsageError
+from steelman.evaluate import accuracy
+from steelman.measurement import Measurement, Prepared
+from steelman.page import Lines, Page, Panel, Section, Series, Table
+from steelman.progress import Progress, Stages, silent
+from steelman.runs import Run
+from steelman.spec import Spec
+from steelman.stats import Share
+from steelman.threats import Ball
+from steelman.types import Mask
+
+
+@dataclass(frozen=True, repr=False)
+class Certification(Spec):
+    """A certifier at several radii on the model and images of a measurement, whose attack is not run.
+
+    Raises:
+        UsageError: more than one model, or no radii above 0.
+    """
+
+    certifier: Certifier
+    measurement: Measurement
+    radii: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        models = [*self.measurement.runs, *([self.measurement.model] if self.measurement.model else [])]
+        if len(models) != 1:
+            raise UsageError(f"{len(models)} models were given ({', '.join(models)}). One is certified at a time.")
+        object.__setattr__(self, "radii", ascending(self.radii))
+
+
+def compute(
+    asked: Certification, prepared: Prepared, progress: Progress = silent, run: Run | None = None
+) -> list[Mask]:
+    """Which images are right, then for each radius which are proven; what `run` holds already is not done again.
+
+    For a smoothed model "right" is what the smoothed classifier says without abstaining.
+
+    Raises:
+        UsageError: a layer or a threat that the certifier does not know.
+        RunError: the run cannot be written.
+    """
+    model, data, threat = prepared.subjects[0].model, prepared.data, asked.measurement.threat
+    assert isinstance(threat, Ball)
+    if isinstance(asked.certifier, Smoothing):
+        return _smoothed(asked, prepared, asked.certifier, progress, run)
+    stages = Stages(progress, len(asked.radii))
+    masks = [accuracy(model, data).cpu()]
+    for eps in asked.radii:
+        stage = stages.stage(f"{asked.certifier!r} at {eps:g}")
+        masks.append(
+            certify(model, data, asked.certifier, threat.at(eps), run=run, name=f"certified-{eps:g}", progress=stage)
+        )
+    return masks
+
+
+def _smoothed(
+    asked: Certification, prepared: Prepared, certifier: Smoothing, progress: Progress, run: Run | None
+) -> list[Mask]:
+    """One certification gives every radius."""
+    x, y, threat = prepared.data.pixels(), prepared.data.labels, asked.measurement.threat
+    assert isinstance(threat, Ball)
+    log = None if run is None else run.path / "examples" / "smoothed.jsonl"
+    generator = generator_for(x, asked.measurement.seed)
+    found = certifier.certify(prepared.subjects[0].model, x, generator=generator, progress=progress, log=log)
+    return [found.label == y, *(found.certified(y, certifier.within(threat.at(eps), x)) for eps in asked.radii)]
+
+
+def record(asked: Certification, prepared: Prepared, masks: list[Mask]) -> dict[str, Any]:
+    """All shares as plain data."""
+    spec = asked.measurement
+    shares = [Share.of(mask).to_json() for mask in masks]
+    points = [{"eps": eps, "certified": share} for eps, share in zip(asked.radii, shares[1:], strict=True)]
+    found: dict[str, Any] = {
+        "certifier": repr(asked.certifier),
+        "threat": repr(spec.threat),
+        "of": "the model under noise" if asked.certifier.smooths else "the model itself",
+        "model": prepared.subjects[0].name,
+        "data": repr(prepared.source),
+        "split": spec.split,
+        "n": len(prepared.data),
+        "natural": shares[0],
+        "certified": points[-1]["certified"],
+        "points": points,
+        "notes": list(prepared.notes),
+    }
+    return found
+
+
+def certification_page(facts: dict[str, Any], command: str) -> Page:
+    """The certified share over the radius."""
+    last: dict[str, Any] = facts["points"][-1]
+    points: list[dict[str, Any]] = [{"eps": 0.0, "certified": facts["natural"]}, *facts["points"]]
+    values = {part: tuple(point["certified"][part] for point in points) for part in ("value", "low", "high")}
+    eps = tuple(point["eps"] for point in points)
+    line = Series("certified", "natural", eps, values["value"], values["low"], values["high"])
+    rows = tuple((point["eps"], point["certified"]) for point in points)
+    return Page(
+        title=f"Certification of {facts['model']}",
+        question="How many images can no allowed change break, whoever attacks?",
+        headline=f"At least {Share(**last['certified'])} are classified correctly by {facts['of']}, whatever is done "
+        f"within {last['eps']:g} ({facts['threat']}).",
+        findings=tuple(facts["notes"]),
+        sections=(
+            Section(
+                "Certified accuracy over the radius",
+                (f"Proven by `{facts['certifier']}`; at radius 0 the natural accuracy.",),
+                (
+                    Lines("certified", "Proven shares with 95 % intervals", "eps", "certified", (Panel("", (line,)),)),
+                    Table("Certified accuracy", ("eps", "certified"), rows),
+                ),
+            ),
+        ),
+        rerun=command,
+        facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"]), "of": facts["of"]},
+    )
+
+
+def digest_rows(masks: list[Mask]) -> dict[str, torch.Tensor]:
+    """The masks under names, to be kept."""
+    return {"right": masks[0], "certified": torch.stack(masks[1:])}

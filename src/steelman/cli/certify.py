@@ -1,0 +1,94 @@
+"""`steelman certify`: what no allowed change can break."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from steelman.cli.options import JsonOption, Subject, ThreatOption
+from steelman.cli.output import say, say_json, say_table
+
+if TYPE_CHECKING:
+    from steelman.certification import Certification
+
+
+def certify(
+    run: Annotated[str | None, Parameter(help="The run directory, unless --model is given.")] = None,
+    /,
+    *,
+    certifier: Annotated[str, Parameter(help="Such as Interval(), CROWN() or Smoothing(sigma=0.5).")] = "Interval()",
+    threat: ThreatOption = None,
+    radii: Annotated[
+        str | None, Parameter(help="Such as 0.5,1,1.5, or how many up to the threat's eps; that alone without it.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="A directory for results and page; a stopped run goes on.")] = None,
+    subject: Subject = Subject(),  # noqa: B008 (frozen)
+    as_json: JsonOption = False,
+) -> None:
+    """Prove how many images no allowed change can break: a lower bound of the accuracy under any attack.
+
+    Smoothing certifies the model under noise, the other certifiers the model itself.
+    """
+    from steelman.certification import Certification
+    from steelman.cli import inputs
+    from steelman.spec import parse
+
+    measurement = inputs.measurement((run,) if run is not None else (), None, threat, subject)
+    ball = inputs.given_threat(threat)
+    at = (ball.eps,) if radii is None else inputs.radii(radii, ball)
+    facts = _certified(Certification(parse(certifier, "certifier"), measurement, at), subject, out)
+    if as_json:
+        say_json(facts)
+        return
+    say(f"{facts['certifier']} of {facts['of']}: {facts['model']}, {facts['n']} images of {facts['data']}")
+    say(*(f"note     {note}" for note in facts["notes"]))
+    say_table(*_table(facts))
+    if out is not None:
+        say(str(out))
+
+
+def _certified(asked: "Certification", subject: Subject, out: Path | None) -> dict[str, Any]:
+    from steelman.certification import certification_page, compute, digest_rows, record
+    from steelman.cli import pages, results
+    from steelman.cli.bar import reporting
+    from steelman.report import write_report
+    from steelman.runs import Run
+
+    with reporting() as progress:
+        prepared = results.ready(asked.measurement, subject, progress)
+        if out is None:
+            return record(asked, prepared, compute(asked, prepared, progress))
+        asked = dataclasses.replace(asked, measurement=dataclasses.replace(asked.measurement, data=prepared.source))
+        command = _command(asked, subject, out)
+        with Run.open(out, repr(asked), prepared.digest, command=command) as run:
+            if not run.finished:
+                masks = compute(asked, prepared, progress, run)
+                facts = record(asked, prepared, masks)
+                run.write_tensors("examples/masks.safetensors", digest_rows(masks))
+                pages.keep(run, certification_page(facts, command))
+                run.write_json("certification", facts)
+                run.finish()
+            write_report(out)
+            return run.read_json("certification")
+
+
+def _command(asked: "Certification", subject: Subject, out: Path) -> str:
+    """The words that do it again."""
+    spec = asked.measurement
+    words = ["steelman", "certify", *spec.runs, "--certifier", repr(asked.certifier), "--threat", repr(spec.threat)]
+    words += ["--radii", ",".join(f"{eps:g}" for eps in asked.radii)]
+    options = (("--model", spec.model), ("--weights", spec.weights), ("--data", subject.data))
+    for name, value in (*options, ("--split", spec.split), ("--num", spec.num), ("--seed", spec.seed)):
+        words += [] if value is None else [name, str(value)]
+    return shlex.join([*words, "--out", str(out)])
+
+
+def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """One row a radius, the natural accuracy first."""
+    from steelman.stats import Share
+
+    rows = [["0 (natural)", str(Share(**facts["natural"]))]]
+    rows += [[f"{point['eps']:.4g}", str(Share(**point["certified"]))] for point in facts["points"]]
+    return ["eps", "certified"], rows

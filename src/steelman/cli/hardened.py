@@ -1,0 +1,98 @@
+"""What `harden` does in its directory: a plan, a training, an evaluation of before and after."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from steelman.cli import inputs, pages, results
+from steelman.cli.bar import reporting
+from steelman.cli.options import Subject
+from steelman.errors import RunError
+from steelman.evaluate import replacing
+from steelman.hardening import plan
+from steelman.measurement import Measurement
+from steelman.page import Page, Trust
+from steelman.runs import Run
+from steelman.spec import parse
+from steelman.stats import Share
+from steelman.threats import Ball
+from steelman.train import train
+
+
+def kept(
+    run: Path, threat: Ball, minutes: float, num: int, out: Path, *, root: Path | None, seed: int, command: str
+) -> dict[str, Any]:
+    """The plan, and the shares of before and after, each computed at most once.
+
+    Leaves `plan.json`, the run `trained` and the run `evaluation` with its page in `out`.
+
+    Raises:
+        RunError: the directory holds another hardening, or cannot be written; whatever training refuses.
+    """
+    chosen = _chosen(run, threat, minutes, out, root, seed)
+    with reporting() as progress:
+        train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
+    asked = Measurement(
+        parse(inputs.usual_attack(threat), "attack"),
+        threat,
+        runs=(str(Run.existing(run).path.resolve()), str((out / "trained").resolve())),
+        num=num,
+        seed=seed,
+    )
+    facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation")
+    facts["models"][0]["model"], facts["models"][1]["model"] = "before", "after"
+    facts |= {"plan": chosen["words"], "words": _words(facts)}
+    page = Page.load(out / "evaluation" / "results" / "page.json")
+    if page.rerun != command:
+        _rewrite(out / "evaluation", facts, page, command)
+    return facts
+
+
+def table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Before and after, one row each."""
+    return results.table(facts)
+
+
+def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | None, seed: int) -> dict[str, Any]:
+    """The plan of this directory: timed once, so that the same command goes on with the same training."""
+    path, asked = out / "plan.json", f"{run.resolve()}, {threat!r}, {minutes:g} min, seed {seed}"
+    if path.exists():
+        chosen: dict[str, Any] = json.loads(path.read_text())
+        if chosen["asked"] != asked:
+            raise RunError(f"{out} holds the hardening of {chosen['asked']}. Give another --out.")
+        return chosen
+    found = plan(run, threat, minutes, root=root, seed=seed)
+    chosen = {"asked": asked, "words": found.words, "training": repr(found.training)}
+    inputs.stem(path, "--out")
+    with replacing(path) as (draft,):
+        draft.write_text(json.dumps(chosen, indent=1) + "\n")
+    return chosen
+
+
+def _words(facts: dict[str, Any]) -> str:
+    before, after = facts["models"]
+    robust = [Share(**model["robust"]).value for model in (before, after)]
+    natural = [Share(**model["natural"]).value for model in (before, after)]
+    p = after["paired"]["p"]
+    moved = f"Robust accuracy {100 * robust[0]:.1f} → {100 * robust[1]:.1f} % (p = {p:.2g})"
+    price = 100 * (natural[0] - natural[1])
+    cost = f"at a price of {price:.1f} points of natural accuracy" if price > 0 else "at no price in natural accuracy"
+    return f"{moved}, {cost}, on {facts['n']} images within {facts['threat']}."
+
+
+def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) -> None:
+    """The page of the evaluation as that of the hardening."""
+    panels = [item for section in page.sections for item in section.items if isinstance(item, Trust)]
+    fresh = pages.evaluation_page(facts, panels, command)
+    sheets = [section for section in page.sections if section.title == "Images"]
+    fresh = dataclasses.replace(
+        fresh,
+        title=f"Hardening within {facts['threat']}",
+        question="What does the classifier gain, and what does that cost?",
+        headline=facts["words"],
+        findings=(f"Trained on by {facts['plan']}.", *fresh.findings),
+        sections=(*fresh.sections, *sheets),
+    )
+    with replacing(evaluation / "results" / "page.json") as (draft,):
+        fresh.save(draft)

@@ -1,0 +1,128 @@
+"""`certify`, `harden` and `evaluate --certifier` on small images: what is proven, what was gained, what it cost."""
+
+import json
+
+import pytest
+
+from steelman.defences.guarded import Guarded
+from steelman.errors import UsageError
+from steelman.hardening import choices, plan
+from steelman.threats import L2, Linf
+
+QUICK = ("--attack", "PGD(steps=5)")
+
+
+@pytest.fixture(autouse=True)
+def quick_attack(monkeypatch):
+    """Before and after are measured by a short attack."""
+    monkeypatch.setattr("steelman.cli.inputs.usual_attack", lambda threat: "PGD(steps=5)")
+
+
+def test_certified_true_and_attacked_are_in_this_order(runs, call):
+    code, out, _ = call(
+        "evaluate", runs / "plain", "--threat", "Linf(0.02)", *QUICK, "--certifier", "Interval", "--json"
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert 0 < found["certified"]["value"] <= found["robust"]["value"] <= found["natural"]["value"]
+    assert found["certified"]["n"] == found["robust"]["n"]
+    assert {check["name"]: check["verdict"] for check in found["trust"]}["certificates"] == "ok"
+
+
+def test_a_curve_with_certificates_is_a_band(runs, call, tmp_path):
+    words = (
+        "--threat",
+        "Linf(0.02)",
+        *QUICK,
+        "--certifier",
+        "Interval",
+        "--curve",
+        "0.01,0.02",
+        "--out",
+        tmp_path / "e",
+    )
+    code, out, _ = call("evaluate", runs / "plain", *words)
+    assert code == 0
+    assert "certified <= true <= robust" in out
+    page = json.loads((tmp_path / "e" / "results" / "page.json").read_text())
+    lines = [item for section in page["sections"] for item in section["items"] if item["kind"] == "lines"]
+    attacked, proven = lines[0]["panels"][0]["series"]
+    assert attacked["x"] == proven["x"] == [0, 0.01, 0.02]
+    assert all(low <= high for low, high in zip(proven["y"], attacked["y"], strict=True))
+
+
+def test_certify_says_what_is_proven_at_each_radius_and_computes_it_once(runs, call, tmp_path, monkeypatch):
+    words = ("certify", runs / "plain", "--threat", "Linf(0.04)", "--radii", "4", "--out", tmp_path / "c", "--json")
+    code, out, _ = call(*words)
+    found = json.loads(out)
+    shares = [found["natural"]["value"], *(point["certified"]["value"] for point in found["points"])]
+    assert code == 0
+    assert shares == sorted(shares, reverse=True)
+    assert [point["eps"] for point in found["points"]] == [0.01, 0.02, 0.03, 0.04]
+    assert "At least" in (tmp_path / "c" / "report.html").read_text()
+    monkeypatch.setattr("steelman.certification.certify", None)
+    assert json.loads(call(*words)[1]) == found
+
+
+def test_smoothing_certifies_the_model_under_noise(runs, call, tmp_path):
+    words = ("--certifier", "Smoothing(0.1, n=200)", "--threat", "L2(0.2)", "--radii", "0.1,0.2", "--num", "5")
+    code, out, _ = call("certify", runs / "plain", *words, "--out", tmp_path / "s")
+    assert code == 0
+    assert "Smoothing(0.1, n=200) of the model under noise" in out.replace("sigma=", "")
+    assert len((tmp_path / "s" / "examples" / "smoothed.jsonl").read_text().splitlines()) == 6  # who, and five images
+
+
+def test_certify_takes_one_model(runs, refused):
+    assert "2 models were given" in refused(
+        "certify", runs / "plain", "--model", "Linear1(width=16)", "--weights", "w.safetensors", "--threat", "Linf(0.1)"
+    )
+
+
+def test_harden_shows_before_and_after(runs, call, tmp_path):
+    words = ("harden", runs / "plain", "--threat", "Linf(0.3)", "--minutes", "0.05", "--out", tmp_path / "h", "--json")
+    code, out, _ = call(*words)
+    found = json.loads(out)
+    before, after = found["models"]
+    assert code == 0
+    assert after["robust"]["value"] > before["robust"]["value"]
+    assert 0 <= after["paired"]["p"] <= 1
+    assert "Trained on by" in (tmp_path / "h" / "evaluation" / "report.html").read_text()
+    assert (tmp_path / "h" / "trained" / "weights.safetensors").is_file()
+    assert json.loads(call(*words)[1]) == found  # nothing is computed twice
+    assert "Robust accuracy" in found["words"]
+
+
+def test_a_directory_holds_one_hardening(runs, call, tmp_path):
+    words = ("harden", runs / "plain", "--minutes", "0.02", "--num", "20", "--out", tmp_path / "h")
+    assert call(*words, "--threat", "Linf(0.1)")[0] == 0
+    code, _, err = call(*words, "--threat", "Linf(0.2)")
+    assert code == 2
+    assert "holds the hardening of" in err
+
+
+def test_more_time_buys_a_stronger_method(runs, monkeypatch):
+    monkeypatch.setattr("steelman.hardening._seconds_per_step", lambda model, splits, objective: 1.0)
+    found = [type(plan(runs / "plain", Linf(0.1), minutes).training.recipe.objective) for minutes in (0.005, 1000.0)]
+    assert found == [Guarded, type(choices(Linf(0.1))[0].objective)]
+    few = plan(runs / "plain", Linf(0.1), 0.005).training
+    assert few.recipe.epochs == 1
+    assert few.num is None or few.num >= 1
+
+
+def test_each_way_trains_within_its_threat():
+    for threat in (Linf(0.1), L2(1.0)):
+        assert all(choice.objective.ball() == threat for choice in choices(threat))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "threat", "words"),
+    [(0.0, Linf(0.1), "minutes is 0. Expected the time"), (1.0, Linf(float("inf")), "Expected a finite radius above 0")],
+)
+def test_neither_no_time_nor_no_limit_makes_a_plan(runs, minutes, threat, words):
+    with pytest.raises(UsageError, match=words):
+        plan(runs / "plain", threat, minutes)
+
+
+def test_harden_needs_a_ball(runs, refused):
+    assert "no threat was given" in refused("harden", runs / "plain")
+    assert "Expected a ball" in refused("harden", runs / "plain", "--threat", "Groups()")

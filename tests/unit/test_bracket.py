@@ -1,0 +1,99 @@
+"""The bracket: certified <= true <= attacked, on classifiers for which the truth is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from steelman.attacks.pgd import PGD
+from steelman.bracket import bracketed
+from steelman.certify.interval import Interval
+from steelman.data import Data
+from steelman.errors import UsageError
+from steelman.evaluate import strike
+from steelman.measurement import Measurement
+from steelman.spec import parse
+from steelman.threats import Linf
+from tests.oracles.test_hyperplane import linear
+
+EPS = 0.04
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(13, 243, (40, 1, 4, 8), generator=generator, dtype=torch.uint8)
+    with torch.no_grad():
+        labels = MODEL(images.float() / 255).argmax(1)
+    labels[:5] = 1 - labels[:5]  # wrong from the start
+    return Data(images, labels, ("a", "b"), "toy")
+
+
+MODEL = linear(2, 0)
+
+
+def truth(data: Data, eps: float) -> torch.Tensor:
+    """A linear classifier holds exactly where its margin exceeds eps times the L1 norm of the weights' difference."""
+    weight, bias = MODEL[1].weight.detach().double(), MODEL[1].bias.detach().double()
+    logits = data.pixels().flatten(1).double() @ weight.T + bias
+    margin = logits.gather(1, data.labels[:, None]) - logits.gather(1, 1 - data.labels[:, None])
+    return margin.squeeze(1) > eps * (weight[1] - weight[0]).abs().sum()
+
+
+def test_on_a_linear_classifier_certified_true_and_attacked_are_one(data):
+    outcome, bracket = bracketed(MODEL, data, Interval(), PGD(steps=10), Linf(EPS), radii=(0.01, EPS))
+    held = outcome.right & ~outcome.broken
+    assert 5 < int(held.sum()) < 35
+    assert torch.equal(bracket.certified, truth(data, EPS))
+    assert torch.equal(held, truth(data, EPS))
+    assert [share.value for _, share in bracket.over_eps] == [float(truth(data, e).double().mean()) for e in (0.01, EPS)]
+    assert bracket.check().verdict == "ok"
+
+
+def test_what_is_proven_costs_no_query(data):
+    outcome, bracket = bracketed(MODEL, data, Interval(), PGD(steps=10), Linf(EPS))
+    assert not outcome.forwards[bracket.certified].any()
+    assert torch.equal(outcome.proven, bracket.certified)
+    plain = strike(MODEL, data, PGD(steps=10), Linf(EPS))
+    assert torch.equal(plain.broken, outcome.broken)
+    assert plain.forwards[bracket.certified].all()
+
+
+def test_a_proof_that_an_attack_breaks_rings_the_alarm(data):
+    class Credulous(Interval):
+        def __call__(self, model, x, y, threat, **_):
+            return torch.ones(len(x), dtype=torch.bool)
+
+    _, bracket = bracketed(MODEL, data, Credulous(), PGD(steps=10), Linf(EPS))
+    check = bracket.check()
+    assert check.verdict == "fail"
+    assert bracket.violated == int((~truth(data, EPS))[5:].sum())
+    assert "one of the two is wrong" in check.words
+
+
+def test_a_net_of_which_nothing_is_proven_says_so(data):
+    _, bracket = bracketed(MODEL, data, Interval(), PGD(steps=2), Linf(0.5))
+    assert bracket.tried == 0
+    assert bracket.check().verdict == "info"
+
+
+@pytest.mark.parametrize(
+    ("certifier", "shield", "words"),
+    [
+        ("Interval()", "BitDepth()", "both Interval.* and BitDepth.* leave out one of the two"),
+        ("Smoothing(0.5)", None, "certifies a smoothed model, not the one that is attacked"),
+    ],
+)
+def test_what_cannot_stand_together_is_refused(certifier, shield, words):
+    parts = {"certifier": parse(certifier, "certifier"), "shield": shield and parse(shield, "shield")}
+    with pytest.raises(UsageError, match=words):
+        Measurement(PGD(), Linf(0.1), model="SmallCNN", **parts)
+
+
+def test_a_layer_that_the_certifier_does_not_know_is_named(data):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x).real
+
+    model = nn.Sequential(Odd(), *MODEL)
+    with pytest.raises(UsageError, match=r"Interval.* has no rule for .*Odd"):
+        bracketed(model.eval(), data, Interval(), PGD(steps=2), Linf(0.1))
