@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from steelman.bounds.box import TINY, Box, Round, Unknown, error_of_product, error_of_sum, unit_roundoff
 from steelman.bounds.rules import linear_reach
+from steelman.chance import generators_of
 from steelman.threats import L1, L2, TOLERANCE, Ball, Linf
 from steelman.types import Images, Labels, PerExample
 
@@ -28,29 +29,56 @@ def interval_margins(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Pe
     not depend on the others. None for L0, for a model with any module in train mode, and where the model calls what
     has no rule here, random numbers or lower precision; the model is run as it is and not changed.
     """
-    box = _around(x.detach(), threat)
-    if box is None or any(m.training or type(m).__module__.startswith(_COMPILED) for m in model.modules()):
+    try:
+        return margins_of_boxes(model, x, y, threat)
+    except Unknown:
         return None
+
+
+def margins_of_boxes(model: nn.Module, x: Images, y: Labels, threat: Ball) -> PerExample:
+    """As `interval_margins`, for callers that want to know what is missing.
+
+    Raises:
+        Unknown: the model or the threat has no bounds; says why not.
+    """
+    box = box_around(x.detach(), threat)
+    check_still(model)
     if len(x) == 0:
         return x.new_zeros(0)
     with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-        before = _random_state(x)
-        try:
-            logits = model(box)
-        except Unknown:
-            return None
-        if not torch.equal(before, _random_state(x)):
-            return None
+        before = _random_state(model, x)
+        logits = model(box)
+        if not torch.equal(before, _random_state(model, x)):
+            raise Unknown("a forward that draws random numbers")
         if not isinstance(logits, Box) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-            return None
+            raise Unknown("an output that is not one vector of logits an image, two or more")
         margins = _margins(logits, y.long())
     return torch.where(margins.isnan(), -math.inf, margins)
 
 
-def _around(x: Images, threat: Ball) -> Box | None:
-    """Every image that `threat.contains`, its tolerance and the rounding of its distance included."""
-    if type(threat) not in (Linf, L2, L1) or x.dtype not in (torch.float32, torch.float64):
-        return None
+def check_still(model: nn.Module) -> None:
+    """See that the model is in eval mode and not compiled.
+
+    Raises:
+        Unknown: it is not.
+    """
+    for name, module in model.named_modules():
+        if module.training:
+            raise Unknown(f"a module in train mode, {name or type(module).__name__}")
+        if type(module).__module__.startswith(_COMPILED):
+            raise Unknown(f"a compiled module, {name or type(module).__name__}")
+
+
+def box_around(x: Images, threat: Ball) -> Box:
+    """Every image that `threat.contains`, its tolerance and the rounding of its distance included.
+
+    Raises:
+        Unknown: another threat than Linf, L2 or L1, or pixels in a lower precision than float32.
+    """
+    if type(threat) not in (Linf, L2, L1):
+        raise Unknown(f"{threat!r}, only for balls of Linf, L2 and L1")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise Unknown(f"pixels in {x.dtype}")
     terms = 1 if isinstance(threat, Linf) else math.prod(x.shape[1:])
     eps = (threat.eps + TOLERANCE * max(1.0, threat.eps, threat.terms(x))) * (1 + 2 * error_of_sum(terms, x))
     low, high = x - eps, x + eps
@@ -93,6 +121,7 @@ def _apart(
     return bound
 
 
-def _random_state(x: Tensor) -> Tensor:
-    """The states of the generators a model on x's device may draw from."""
-    return torch.cat([torch.get_rng_state()] + ([torch.cuda.get_rng_state(x.device)] if x.is_cuda else []))
+def _random_state(model: nn.Module, x: Tensor) -> Tensor:
+    """The states of the generators a model on x's device may draw from, its own among them."""
+    states = [torch.get_rng_state(), *(one.get_state().cpu() for one in generators_of(model))]
+    return torch.cat(states + ([torch.cuda.get_rng_state(x.device)] if x.is_cuda else []))

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from steelman.threats import Ball
 
@@ -19,7 +20,7 @@ FACTS: set[Operation] = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.__len__} 
 
 
 class Unknown(Exception):
-    """The model does something for which there is no rule."""
+    """The model does something for which there is no rule; says what, in words that follow "has no rule for"."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,17 @@ class Box(Tensor):
                 return func(*args, **(kwargs or {}))
         rule = RULES.get(func)
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        if rule is None or not tensors or torch.is_autocast_enabled(tensors[0].device.type):
-            raise Unknown
+        if tensors and torch.is_autocast_enabled(tensors[0].device.type):
+            raise Unknown("lower precision (autocast)")
+        name = resolve_name(func) or getattr(func, "__name__", str(func))
+        if rule is None or not tensors:
+            raise Unknown(name)
         try:
             return rule(*args, **(kwargs or {}))
         except TypeError:  # an option that the rule does not have
-            raise Unknown from None
+            raise Unknown(f"{name} with these options") from None
+        except Unknown as unknown:
+            raise Unknown(str(unknown) or f"{name} with these options") from None
 
     @classmethod
     def __torch_dispatch__(cls, func: object, types: object, args: object = (), kwargs: object = None) -> Any:
@@ -80,8 +86,9 @@ class Box(Tensor):
     @property
     def middle(self) -> tuple[Tensor, Tensor]:
         """Centre and radius of each interval."""
-        centre = (self.low + self.high) / 2
-        return centre, torch.maximum(self.high - centre, centre - self.low)
+        centre = (self.low + self.high).mul_(0.5)
+        upwards, downwards = self.high - centre, centre - self.low
+        return centre, torch.maximum(upwards, downwards, out=upwards)
 
 
 def unit_roundoff(like: Tensor) -> float:

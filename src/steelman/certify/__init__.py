@@ -1,11 +1,17 @@
 """Certifiers: proofs that no allowed change of an image alters what the classifier says."""
 
+import hashlib
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Generator, nn
 
+from steelman.data import Data
+from steelman.engine import generator_for
 from steelman.progress import Progress, silent
+from steelman.runs import Run
 from steelman.spec import Spec
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
@@ -15,6 +21,7 @@ from steelman.types import Images, Labels, Mask
 class Certifier(Spec):
     """A way to prove images robust; the fields are its constants."""
 
+    smooths: ClassVar[bool] = False  # whether what is certified is the model under noise, not the model itself
     paper: ClassVar[str] = ""
 
     def __call__(
@@ -41,3 +48,73 @@ class Certifier(Spec):
             UsageError: a layer or a threat that this certifier does not know.
         """
         raise NotImplementedError
+
+
+def certify(
+    model: nn.Module,
+    data: Data,
+    certifier: Certifier,
+    threat: Ball,
+    *,
+    run: Run | None = None,
+    name: str = "certified",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Mask:
+    """Which images of a data set are proven, on the CPU; a part at a time, with little memory.
+
+    With a run, what is proven so far is kept in `examples/<name>.safetensors`; the same call goes on from there and,
+    once done, only reads it. Certificates of other weights, data, threats or certifiers are computed anew.
+
+    Args:
+        model: from pixels in [0, 1] to logits; given back as it was.
+        data: images and labels.
+        certifier: the proof.
+        threat: around each image.
+        run: where to keep the results.
+        name: of the file.
+        seed: of the random choices of each part of 500 images, so that they do not depend on where a kill came.
+        progress: told in images.
+
+    Raises:
+        UsageError: a layer or a threat that the certifier does not know.
+        RunError: the run cannot be written.
+    """
+    identity = f"{certifier!r}, {threat!r}, data {data.digest}, weights {_digest(model)}, seed {seed}"
+    path, state, saved = (
+        f"examples/{name}.safetensors",
+        torch.full((len(data),), -1, dtype=torch.int8),
+        time.monotonic(),
+    )
+    if run is not None and run.has(path) and run.read_metadata(path).get("identity") == identity:
+        state = run.read_tensors(path)["certified"]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    for start in range(0, len(data), _PART):
+        rows = slice(start, start + _PART)
+        if (state[rows] >= 0).all():
+            continue
+        x, y = data.pixels(rows).to(device), data.targets(rows).to(device)
+
+        def tell(done: int, total: int, words: str, start: int = start) -> None:  # noqa: ARG001
+            progress(start + done, len(data), words)
+
+        generator = generator_for(x, seed + start)
+        state[rows] = certifier(model, x, y, threat, generator=generator, progress=tell).cpu().to(torch.int8)
+        last = start + _PART >= len(data)
+        if run is not None and (last or time.monotonic() - saved > _SECONDS):
+            run.write_tensors(path, {"certified": state}, metadata={"identity": identity})
+            saved = time.monotonic()
+    return state == 1
+
+
+_PART = 500  # images
+_SECONDS = 10.0  # between two writes
+
+
+def _digest(model: nn.Module) -> str:
+    """sha256 over names, weights and buffers."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

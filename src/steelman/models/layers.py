@@ -1,17 +1,23 @@
-"""What the architectures share: activations by name, dropout, and a network whose head fits what its layers leave."""
+"""What the architectures share: activations by name, dropout, and a network whose head fits what its layers leave.
+
+Also what makes interval bounds tight: a threshold as the first layer, and weights for them (Shi et al. 2021,
+arXiv:2103.11341, section 3.1).
+"""
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steelman.errors import UsageError, choices
 
 ActivationName = Literal["relu", "tanh", "leaky", "silu"]
 Protection = Literal["none", "dropout", "batchnorm"]
+Thresholding = Literal["none", "fixed", "learned"]
 
 LEAKY_SLOPE = 0.1
 _LARGEST_SEARCHED = 1024  # pixels a side
@@ -58,6 +64,52 @@ def dropout(rate: float) -> nn.Dropout:
             f"the dropout rate is {rate}. Possible: 0 (no dropout) up to, without, 1. Choose for example 0.5."
         )
     return nn.Dropout(rate)
+
+
+class Threshold(nn.Module):
+    """0 up to the band's lower end, 1 from its upper end on, a straight line between them, pixel by pixel.
+
+    A pixel that an attacker cannot move into the band is known exactly. Learned, the two ends are parameters.
+    """
+
+    low: Tensor
+    width: Tensor
+
+    def __init__(self, band: tuple[float, float], *, learned: bool = False) -> None:
+        super().__init__()
+        for name, value in (("low", band[0]), ("width", band[1] - band[0])):
+            if learned:
+                self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+            else:
+                self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.low) / self.width).clamp(0, 1)
+
+
+def thresholds(kind: str, band: tuple[float, float]) -> list[nn.Module]:
+    """The first layers of a net with this kind of threshold: none or one.
+
+    Raises:
+        UsageError: an unknown kind, or a band that is no interval within [0, 1].
+    """
+    if kind not in ("none", "fixed", "learned"):
+        raise UsageError(choices("threshold", kind, ("none", "fixed", "learned")))
+    if len(band) != 2 or not 0 <= band[0] < band[1] <= 1:
+        raise UsageError(f"band is {band}. Expected two pixel values in [0, 1], the lower one first, as (0.3, 0.7).")
+    return [] if kind == "none" else [Threshold((band[0], band[1]), learned=kind == "learned")]
+
+
+def draw_for_intervals(model: nn.Module) -> None:
+    """Give each convolution and linear layer weights through which interval bounds neither grow nor shrink.
+
+    They are normal with standard deviation sqrt(2 pi) / fan-in, as torch draws them; biases become 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, std=math.sqrt(2 * math.pi) / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def positive(field: str, value: int) -> int:

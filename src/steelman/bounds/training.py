@@ -1,0 +1,276 @@
+"""Interval bounds to train on: differentiable, in one pass with the clean images, without slack for rounding.
+
+Gowal et al. 2018 (arXiv:1810.12715). Each interval is a centre and a radius, which cost one product each. Batch
+normalisation takes the statistics of the clean batch (Shi et al. 2021, arXiv:2103.11341, section 3.2) and is folded
+into the weights before it.
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelman.bounds.box import Unknown
+from steelman.bounds.graph import (
+    Clamp,
+    Dropout,
+    Graph,
+    Kind,
+    MaxPool,
+    Mean,
+    Norm,
+    Product,
+    Scale,
+    Sum,
+    fold,
+    trace,
+)
+from steelman.bounds.linear import Back, Ends, Relaxed, back, scale_of
+from steelman.types import Images, Labels, Logits
+
+_FEW_CHANNELS = 4  # up to which a convolution is faster as one product of patches
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A step's values of the clean images, and centre and radius of their intervals."""
+
+    x: Tensor
+    centre: Tensor
+    radius: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What a network makes of images and boxes: step by step, step 0 the image itself."""
+
+    graph: Graph
+    flows: tuple[Flow, ...]
+    weights: dict[int, tuple[Tensor, Tensor | None]]  # of each product, as the intervals saw them
+
+    @property
+    def logits(self) -> Logits:
+        """Of the clean images."""
+        return self.flows[-1].x
+
+    def before_activations(self) -> list[Flow]:
+        """The inputs of each ReLU or other clamp whose values depend on weights."""
+        found: list[Flow] = []
+        product_seen = False
+        for step in self.graph.steps:
+            product_seen |= isinstance(step.kind, Product)
+            if isinstance(step.kind, Clamp) and product_seen:
+                found.append(self.flows[step.inputs[0]])
+        return found
+
+    def worst_logits(self, y: Labels) -> Logits:
+        """Upper bounds of each logit minus the label's, that of the label being 0.
+
+        A last linear layer is taken together with the difference (arXiv:1810.12715, section 3).
+        """
+        last, flow = self.graph.steps[-1], self.flows[-1]
+        if not (isinstance(last.kind, Product) and isinstance(last.kind.module, nn.Linear)):
+            own = (flow.centre - flow.radius).gather(1, y[:, None])
+            return (flow.centre + flow.radius - own).scatter(1, y[:, None], 0.0)
+        before = self.flows[last.inputs[0]]
+        weight, bias = self.weights[len(self.graph.steps)]
+        apart = weight[None] - weight[y][:, None]
+        worst = torch.matmul(apart, before.centre[:, :, None]) + torch.matmul(apart.abs(), before.radius[:, :, None])
+        return worst.squeeze(2) if bias is None else worst.squeeze(2) + bias[None] - bias[y][:, None]
+
+
+def worst_logits_by_lines(passed: Passed, y: Labels) -> Logits:
+    """As `Passed.worst_logits`, by linear bounds about the same intervals, back to the image: CROWN-IBP.
+
+    Zhang et al. 2020 (arXiv:1906.06316). Costs about as many passes as there are classes.
+
+    Raises:
+        Unknown: a step has no linear bounds.
+    """
+    ends = [Ends(flow.centre - flow.radius, flow.centre + flow.radius) for flow in passed.flows]
+    backs: dict[int, Back] = {}
+    for place, step in enumerate(passed.graph.steps, 1):
+        weights = passed.weights.get(place)
+        backs[place] = back(step.kind, ends[step.inputs[0]], weights or _scale_of(step.kind))
+    relaxed = Relaxed(passed.graph.steps, backs, {}, ends[0])
+    unit = torch.eye(passed.logits.shape[1], dtype=passed.logits.dtype, device=passed.logits.device)
+    return -relaxed.lower(len(backs), unit[y][:, None] - unit)
+
+
+def clean_and_intervals(model: nn.Module, x: Images, low: Images, high: Images) -> Passed:
+    """The network on images and on the boxes from low to high, in the mode in which it is, in one pass.
+
+    Where it trains, its BatchNorm layers take statistics of x and remember them, dropout drops the same of both.
+
+    Raises:
+        Unknown: the network has a layer without a rule.
+    """
+    graph = _graph_of(model)
+    flows = [Flow(x, (low + high) / 2, (high - low) / 2)]
+    weights: dict[int, tuple[Tensor, Tensor | None]] = {}
+    for place, step in enumerate(graph.steps, 1):
+        inputs = [flows[one] for one in step.inputs]
+        if isinstance(step.kind, Product):
+            last = place == len(graph.steps) and isinstance(step.kind.module, nn.Linear)
+            flow, weights[place] = _product(step.kind, inputs[0], clean_only=last)
+        else:
+            flow = _flow(step.kind, *inputs)
+        flows.append(flow)
+    return Passed(graph, tuple(flows), weights)
+
+
+def _product(kind: Product, flow: Flow, *, clean_only: bool) -> tuple[Flow, tuple[Tensor, Tensor | None]]:
+    """The intervals go through weights that the batch normalisation is folded into."""
+    weight, bias = kind.module.weight, kind.module.bias
+    x = _convolved(kind, flow.x, weight, bias)
+    if kind.norm is not None:
+        x, scale, shift = _normalised(kind.norm, x)
+        weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+        bias = shift if bias is None else bias * scale + shift
+    if clean_only:
+        return Flow(x, x, x), (weight, bias)
+    centre = _convolved(kind, flow.centre, weight, bias)
+    return Flow(x, centre, _convolved(kind, flow.radius, weight.abs(), None)), (weight, bias)
+
+
+def _convolved(kind: Product, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    module = kind.module
+    if (
+        not isinstance(module, nn.Conv2d)
+        or module.in_channels > _FEW_CHANNELS
+        or x.requires_grad
+        or x.is_cuda
+        or isinstance(module.padding, str)
+        or module.groups > 1
+        or module.dilation != (1, 1)
+    ):
+        return kind.apply(x, weight, bias)
+    (rows, columns), (down, right), (top, left) = module.kernel_size, module.stride, module.padding
+    patches = F.pad(x, (left, left, top, top)).unfold(2, rows, down).unfold(3, columns, right)
+    patches = patches.permute(0, 2, 3, 1, 4, 5)
+    height, width = patches.shape[1:3]
+    out = F.linear(patches.reshape(len(x) * height * width, -1), weight.flatten(1), bias)
+    return out.view(len(x), height, width, -1).permute(0, 3, 1, 2)
+
+
+def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer's output for the clean images, and the scale and shift that it amounts to, channel by channel."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    if norm.training:
+        mean, variance = torch.zeros_like(mean), torch.ones_like(variance)
+        out = F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=True, momentum=1.0, eps=norm.eps)
+        _remember(norm, mean, variance)
+        num = x.numel() // x.shape[1]
+        # remembered unbiased, used biased; constants here would cost tens of points of certified accuracy
+        mean, variance = _Statistics.apply(x, mean, variance * ((num - 1) / num))
+    else:
+        out = F.batch_norm(x, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    return out, scale, norm.bias - mean * scale
+
+
+def _remember(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Move the layer's running statistics towards those of a batch, as the layer itself does."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    share = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        share = 1 / float(norm.num_batches_tracked) if share is None else share
+    norm.running_mean.lerp_(mean, share if share is not None else 0.1)
+    norm.running_var.lerp_(variance, share if share is not None else 0.1)
+
+
+def _scale_of(kind: Kind) -> tuple[Tensor, Tensor | None] | None:
+    """Of a scaling; a normalisation on its own has statistics of the batch in training, unknown here."""
+    if isinstance(kind, Norm) and kind.module.training:
+        raise Unknown("batch normalisation in training that does not follow a convolution or a linear layer")
+    return scale_of(kind) if isinstance(kind, Norm | Scale) else None
+
+
+def _flow(kind: Kind, *inputs: Flow) -> Flow:
+    """The rules of all steps but products."""
+    first = inputs[0]
+    match kind:
+        case Norm():
+            x, scale, shift = _normalised(kind.module, first.x)
+            shape = (-1, *[1] * (x.ndim - 2))
+            scale, shift = scale.view(shape), shift.view(shape)
+            return Flow(x, first.centre * scale + shift, first.radius * scale.abs())
+        case Scale():
+            scale, shift = (value.to(first.x) for value in kind.constants())
+            return Flow(first.x * scale + shift, first.centre * scale + shift, first.radius * scale.abs())
+        case Clamp(0.0, torch.inf):
+            return Flow(F.relu(first.x), *_Rectified.apply(first.centre, first.radius))
+        case Clamp() | MaxPool():
+            low, high = kind(first.centre - first.radius), kind(first.centre + first.radius)
+            return Flow(kind(first.x), (low + high) / 2, (high - low) / 2)
+        case Mean():
+            return Flow(kind.function(first.x), kind.function(first.centre), kind.function(first.radius))
+        case Dropout():
+            mask = kind.module(torch.ones_like(first.x))
+            return Flow(first.x * mask, first.centre * mask, first.radius * mask)
+        case Sum():
+            other = inputs[-1]
+            x, centre = first.x + kind.sign * other.x, first.centre + kind.sign * other.centre
+            return Flow(x, centre, first.radius + other.radius)
+        case Product():
+            raise AssertionError
+
+
+class _Statistics(torch.autograd.Function):
+    """Mean and biased variance of each channel of x, known already; only their gradient is computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, mean)
+        return mean.clone(), variance.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, of_mean: Tensor, of_variance: Tensor
+    ) -> tuple[Tensor, None, None]:
+        x, mean = ctx.saved_tensors
+        num, shape = x.numel() // x.shape[1], (-1, *[1] * (x.ndim - 2))
+        slope = 2 * of_variance / num
+        offset = of_mean / num - slope * mean
+        return torch.addcmul(offset.view(shape), x, slope.view(shape)), None, None
+
+
+class _Rectified(torch.autograd.Function):
+    """ReLU of intervals given by centre and radius, with fewer passes over memory than autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (centre - radius).relu_(), (centre + radius).relu_()
+        ctx.save_for_backward(low, high)
+        return (low + high).mul_(0.5), (high - low).mul_(0.5)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, of_centre: Tensor, of_radius: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        low, high = ctx.saved_tensors
+        of_high = (of_centre + of_radius).mul_(0.5).masked_fill_(high == 0, 0.0)
+        of_low = (of_centre - of_radius).mul_(0.5).masked_fill_(low == 0, 0.0)
+        return of_high + of_low, of_high - of_low
+
+
+_GRAPHS: "weakref.WeakKeyDictionary[nn.Module, tuple[list[int], Graph]]" = weakref.WeakKeyDictionary()
+
+
+def _graph_of(model: nn.Module) -> Graph:
+    """The model's steps, traced once as long as it has the same layers in the same mode."""
+    layers = [id(module) for module in model.modules()] + [int(model.training)]
+    known = _GRAPHS.get(model)
+    if known is None or known[0] != layers:
+        known = layers, fold(trace(model))
+        _GRAPHS[model] = known
+    return known[1]
