@@ -21,7 +21,7 @@ app = App(
     result_action="return_value",
 )
 for _position, (_verb, _words) in enumerate(VERBS.items()):
-    _home = "listing" if _verb == "list" else _verb  # a function named list would hide Python's
+    _home = "listing" if _verb == "list" else _verb.replace("-", "_")  # a function named list would hide Python's
     app.command(f"steelman.cli.{_home}:{_home}", name=_verb, help=_words, sort_key=_position)
 
 

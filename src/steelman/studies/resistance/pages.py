@@ -1,0 +1,191 @@
+"""What the study says: the page of the report, its findings in words, and tables of every image as CSV."""
+
+import csv
+import dataclasses
+import datetime
+import io
+import math
+from typing import TYPE_CHECKING
+
+from steelman.page import Page, Section
+from steelman.runs import environment
+from steelman.studies.resistance import show_attacks, show_errors, show_held, verdicts
+from steelman.studies.resistance.done import Done, Words, percent
+
+if TYPE_CHECKING:
+    from steelman.studies.resistance import Resistance
+
+
+def write_page(study: "Resistance", done: Done, command: str) -> None:
+    """Leave `results/{page,resistance}.json`, `results/{attacks,images}.csv` and what the figures need."""
+    words = Words(
+        verdicts.quantiles(done.judged),
+        verdicts.wrong_here(done.judged),
+        verdicts.trusted(done.val, done.judged),
+        verdicts.guesses(done.judged),
+        verdicts.corrections(done.val, done.judged, done.reported.thresholds if done.reported else None),
+    )
+    done.run.write_json("resistance", dataclasses.asdict(words))
+    done.run.write_text("results/attacks.csv", _attacks_csv(done))
+    done.run.write_text("results/images.csv", _images_csv(done))
+    page = Page(
+        title=f"resistance on {done.test.name.split('/')[0]}, {study.preset}",
+        question=study.question,
+        headline=_headline(done, words),
+        findings=_findings(done, words),
+        sections=(
+            *show_attacks.sections(done, type(study.data).__name__),
+            *show_held.sections(done, words),
+            *show_errors.sections(done, words),
+            Section("Can these numbers be trusted?", (), tuple(done.trust)),
+        ),
+        rerun=command,
+        facts=_facts(study, done),
+    )
+    done.run.write_json("page", dataclasses.asdict(page))
+
+
+def _headline(done: Done, words: Words) -> str:
+    accuracy = f"{done.subject.name} is right on {percent(done.subject.shares['test'])} of the test images. "
+    known = {row["score"]: row["auroc"] for row in words.wrong_here}
+    if known["distance"] is None:
+        return accuracy + f"Of the {len(done.test)} whose resistance was measured none is wrong: nothing to detect."
+    best = max(("Res_N", "Res_max", "Res_min"), key=lambda name: known[name]["value"])
+    return accuracy + (
+        f"Low resistance tells the wrong ones with an AUROC of {known[best]['value']:.3f} ({best}, attack C on the "
+        f"{done.plan.on}), the distance of the nearest other class with {known['distance']['value']:.3f}, "
+        f"the logits alone, without any attack, with {known['confidence, from logits']['value']:.3f}."
+    )
+
+
+def _findings(done: Done, words: Words) -> tuple[str, ...]:
+    found = [_saturated(done), _second_guess(words), *_thresholds(words), *_discriminated(done), *_detected(done)]
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _saturated(done: Done) -> str:
+    facts = done.saturation
+    if not facts["infinite"]["value"]:
+        return f"Attack C on the softmax fails on none of {facts['infinite']['n']} images: no resistance is infinite."
+    fails = f"Attack C on the softmax fails on {percent(facts['infinite'])} of {facts['infinite']['n']} images"
+    if facts["median"] is None:
+        return f"{fails}, and no reference attack breaks them."
+    return (
+        f"{fails}, the “infinite resistance”: {percent(facts['sure_infinite'])} of them start with a confidence of "
+        f"exactly 1.0 in float32 ({percent(facts['sure_finite'])} of the others), {percent(facts['dead_infinite'])} "
+        f"with a gradient of exactly 0; {percent(facts['pulled_infinite'])} fell below 0.9 and were pulled back by the "
+        f"norm. On the margin of the logits {percent(facts['broken'], 2)} of them break (DDN), at a median L2 distance "
+        f"of {facts['median']:.2f}."
+    )
+
+
+def _second_guess(words: Words) -> str:
+    rows = {row["guess"]: row for row in words.guesses}
+    attack, plain = rows["C"]["corrected"], rows["runner-up"]["corrected"]
+    if not attack["n"]:
+        return ""
+    return (
+        f"The adversarial class of attack C corrects {percent(attack)} of the {attack['n']} wrong images, the class of "
+        f"the second largest logit {percent(plain)} (McNemar p = {rows['C']['p']:.2g}); first and second guess "
+        f"together leave {percent(rows['C']['top2_error'], 2)} wrong."
+    )
+
+
+def _thresholds(words: Words) -> list[str]:
+    row = min(words.corrections, key=lambda one: one["chosen"]["value"])
+    n = row["nothing"]["n"]
+    nothing, chosen, best = (round(row[key]["value"] * n) for key in ("nothing", "chosen", "best"))
+    if not nothing:
+        return []
+    gain = "corrects more than it spoils" if chosen < nothing else "gains nothing"
+    return [
+        f"Taking the second guess below a threshold of {row['measure']}, chosen on val, {gain}: {chosen} errors "
+        f"instead of {nothing} in {n} images ({best} at the best threshold in hindsight)."
+    ]
+
+
+def _discriminated(done: Done) -> list[str]:
+    rows = [row for row in done.discriminator["rows"] if row["auroc"]]
+    if not rows:
+        return [
+            f"Only {done.discriminator['learned_wrong']} images of train and val, or no test image, are wrong: "
+            "too few for a discriminator."
+        ]
+    best = max(rows, key=lambda row: row["auroc"]["value"])
+    constant = 1 - float(done.judged.wrong.mean())
+    beaten = max(row["accuracy"]["value"] for row in rows) > constant
+    return [
+        f"The best discriminator ({best['learner']}, on {best['on']}) has an AUROC of {best['auroc']['value']:.3f} and "
+        f"an accuracy of {percent(best['accuracy'])}; the constant answer “right” has {100 * constant:.1f} %"
+        + (", which at least one discriminator beats." if beaten else ", which none beats.")
+    ]
+
+
+def _detected(done: Done) -> list[str]:
+    pairs = [
+        (row["static"][name]["caught"], row["adaptive"][name]["caught"], row["attack"], name)
+        for row in done.detection["rows"]
+        for name in row["static"]
+        if row["success"]["value"] and row["static"][name]["caught"]["n"]
+    ]
+    if not pairs:
+        return []
+    drop = max(pairs, key=lambda one: one[0]["value"] - one[1]["value"])
+    return [
+        f"Against an attacker who knows the detector it can be worth little: {drop[3]} catches {percent(drop[0])} of "
+        f"the {drop[2]} images as they are, and {percent(drop[1])} of those chosen with the detector in view."
+    ]
+
+
+def _facts(study: "Resistance", done: Done) -> dict[str, str]:
+    scale, env = done.plan.scale, environment()
+    used = len(done.splits.train.first(scale.num_train))
+    return {
+        "data": f"{done.test.name}, {used} images to train, {len(done.splits.test)} to test",
+        "resistance": f"of {len(done.test)} test images in {done.subject.name}; thresholds chosen on "
+        f"{len(done.val.wrong)} images of val",
+        "attack C": repr(done.plan.course()),
+        "distance": repr(done.plan.attacks(2.0)["DDN"]),
+        "training": "; ".join(f"{name_of_one.name} {_recipe(done, i)}" for i, name_of_one in enumerate(done.zoo)),
+        "seed": str(done.plan.seed),
+        "preset and scale": f"{study.preset}, {study.scale}",
+        "machine": f"{env['processor']}, {env['threads']} threads, torch {env['torch']}",
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    }
+
+
+def _recipe(done: Done, index: int) -> str:
+    recipe = done.plan.recipe(done.plan.models[index])
+    return f"{recipe.epochs} epochs of lr {recipe.lr:g}"
+
+
+def _attacks_csv(done: Done) -> str:
+    """A line for each network, norm, attack and image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("network", "p", "attack", "image", "label", "predicted", "success", "norm", "gradients", "class"))
+    for network in done.zoo:
+        kept = done.run.read_tensors(f"examples/attacks-{network.name}.safetensors")
+        for row in done.attacks[network.name]:
+            key = f"{row['attack']}-{row['p']:g}"
+            columns = [kept[name].tolist() for name in ("label", "before")]
+            columns += [kept[f"{name}-{key}"].tolist() for name in ("success", "norm", "steps", "after")]
+            for image, (label, before, success, norm, steps, after) in enumerate(zip(*columns, strict=True)):
+                size = "" if math.isnan(norm) else f"{norm:.6g}"
+                where = (network.name, f"{row['p']:g}", row["attack"], image)
+                writer.writerow((*where, label, before, int(success), size, steps, after))
+    return text.getvalue()
+
+
+def _images_csv(done: Done) -> str:
+    """A line for each test image whose resistance was measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = (*done.judged.resistance, *done.judged.surety)
+    writer.writerow(("image", "label", "predicted", "second guess of C", "class beyond", *names))
+    columns = [done.test.labels.tolist(), done.subject.predicted("test")[: len(done.test)].tolist()]
+    columns += [done.held.course.rival.tolist(), done.held.beyond.tolist()]
+    scores = [{**done.judged.resistance, **done.judged.surety}[name].tolist() for name in names]
+    for image, cells in enumerate(zip(*columns, *scores, strict=True)):
+        writer.writerow((image, *cells[:4], *(f"{value:.6g}" for value in cells[4:])))
+    return text.getvalue()
