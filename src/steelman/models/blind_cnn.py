@@ -1,0 +1,40 @@
+"""The small net of study `features` that tells robust from non-robust features of one digit (2019)."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from steelman.models import Architecture
+from steelman.models.layers import dropout, flat_size
+
+
+@dataclass(frozen=True, repr=False)
+class BlindCNN(Architecture):
+    """Two 3x3 convolutions (2, 3), a layer of 30 features, one logit a class.
+
+    The built network's submodule `features` maps images to the 30 non-negative features, `head` these to logits.
+    """
+
+    conv_dropout: float = 0.2
+    head_dropout: float = 0.3
+
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 3e-5, "epochs": 20, "batch_size": 32}
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The network, its weights Xavier uniform and its biases 0, as Keras draws them.
+
+        Raises:
+            UsageError: images of this shape are too small for the layers, or a dropout rate is no probability.
+        """
+        convolutions = [nn.Conv2d(shape[0], 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        size = flat_size(type(self).__name__, shape, nn.Sequential(*convolutions))
+        features = [*convolutions, dropout(self.conv_dropout), nn.Flatten(), nn.Linear(size, 30), nn.ReLU()]
+        head = [dropout(self.head_dropout), nn.Linear(30, classes)]
+        for layer in [*features, *head]:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+        return nn.Sequential(OrderedDict(features=nn.Sequential(*features), head=nn.Sequential(*head)))
