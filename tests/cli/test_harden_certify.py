@@ -4,10 +4,16 @@ import json
 
 import pytest
 
+from steelman.cli import inputs
+from steelman.data.mnist import MNIST
 from steelman.defences.guarded import Guarded
 from steelman.errors import UsageError
 from steelman.hardening import choices, plan
+from steelman.models.fast_cnn import FastCNN
+from steelman.recipes import RECIPES
+from steelman.spec import parse
 from steelman.threats import L2, Linf
+from steelman.train import Training
 
 QUICK = ("--attack", "PGD(steps=5)")
 
@@ -116,7 +122,10 @@ def test_each_way_trains_within_its_threat():
 
 @pytest.mark.parametrize(
     ("minutes", "threat", "words"),
-    [(0.0, Linf(0.1), "minutes is 0. Expected the time"), (1.0, Linf(float("inf")), "Expected a finite radius above 0")],
+    [
+        (0.0, Linf(0.1), "minutes is 0. Expected the time"),
+        (1.0, Linf(float("inf")), "Expected a finite radius above 0"),
+    ],
 )
 def test_neither_no_time_nor_no_limit_makes_a_plan(runs, minutes, threat, words):
     with pytest.raises(UsageError, match=words):
@@ -126,3 +135,29 @@ def test_neither_no_time_nor_no_limit_makes_a_plan(runs, minutes, threat, words)
 def test_harden_needs_a_ball(runs, refused):
     assert "no threat was given" in refused("harden", runs / "plain")
     assert "Expected a ball" in refused("harden", runs / "plain", "--threat", "Groups()")
+
+
+# ---- recipes with a name
+
+
+@pytest.mark.parametrize("named", RECIPES, ids=lambda named: named.name)
+def test_a_named_recipe_is_the_text_of_a_recipe_and_says_what_to_expect(named):
+    assert parse(repr(named.recipe), "recipe") == named.recipe
+    assert parse(repr(named.architecture), "architecture") == named.architecture
+    assert "seed" in named.expected
+    assert named.recipe.keep == "last"  # the best natural accuracy on val is the least robust
+
+
+def test_recipes_are_listed_with_what_to_expect(call):
+    found = json.loads(call("list", "recipes", "--json")[1])
+    assert {one["name"] for one in found} == {named.name for named in RECIPES}
+    assert all(one["expected"] and one["minutes"] for one in found)
+
+
+def test_a_recipe_is_for_its_data_and_another_network_is_warned_of(refused, capsys):
+    assert "is a recipe for MNIST, the data are Digits()" in refused(
+        "train", "FastCNN", "--data", "digits", "--recipe", "certified-linf-0.3"
+    )
+    assert "unknown recipe 'certified'. " in refused("train", "FastCNN", "--recipe", "certified")
+    inputs.check_named(RECIPES[0], Training(FastCNN(), MNIST()))
+    assert "was measured on FastCNN(batch_norm=True" in capsys.readouterr().err

@@ -6,11 +6,17 @@ from typing import Any
 
 from steelman.attacks import Attack
 from steelman.errors import SpecError
+from steelman.recipes import RECIPES, Named
 from steelman.spec import Spec, catalogue, parse
 
 
 def described(kind: str) -> list[dict[str, Any]]:
-    """One object a name, sorted; `fields` maps each field to its default as text, or to None when it must be given."""
+    """One object a name, sorted; `fields` maps each field to its default as text, or to None when it must be given.
+
+    Of kind "recipe" those with a name of their own.
+    """
+    if kind == "recipe":
+        return [_recipe(named) for named in RECIPES]
     return [_attack(cls) if issubclass(cls, Attack) else _other(cls) for cls in catalogue(kind).values()]
 
 
@@ -23,6 +29,17 @@ def _attack(cls: type[Attack]) -> dict[str, Any]:
         "paper": cls.paper,
         "fields": _fields(cls),
         "description": _sentence(cls),
+    }
+
+
+def _recipe(named: Named) -> dict[str, Any]:
+    return {
+        "name": named.name,
+        "data": named.data,
+        "minutes": named.minutes,
+        "expected": named.expected,
+        "model": repr(named.architecture),
+        "recipe": repr(named.recipe),
     }
 
 

@@ -20,6 +20,7 @@ from steelman.errors import RunError, SpecError, UsageError
 from steelman.export import check_destination
 from steelman.measurement import Measurement
 from steelman.recipe import default_recipe
+from steelman.recipes import Named, by_name, check_data
 from steelman.runs import Run
 from steelman.spec import catalogue, parse
 from steelman.studies import Study
@@ -204,6 +205,27 @@ def training(
         recipe = whole.recipe or default_recipe(whole.architecture)
         whole = dataclasses.replace(whole, recipe=dataclasses.replace(recipe, **fields))
     return whole
+
+
+def named_recipe(text: str | None) -> Named | None:
+    """The recipe that a plain name means; None for a spec, or without one.
+
+    Raises:
+        UsageError: no recipe has that name.
+    """
+    if text is None or text.strip().lower().partition("(")[0].strip() == "recipe":
+        return None
+    return by_name(text)
+
+
+def check_named(named: Named, training: Training) -> None:
+    """See that a named recipe fits the data, and warn where the network is another than the one it was measured on."""
+    check_data(named, training.data)
+    if training.architecture != named.architecture:
+        warn(
+            f"{named.name} was measured on {named.architecture!r} ({named.expected}). Expect other figures of "
+            f"{training.architecture!r}."
+        )
 
 
 def study(text: str, changes: Mapping[str, Any], *, skip_bad: bool) -> Study:

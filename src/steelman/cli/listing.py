@@ -16,19 +16,20 @@ KINDS = {
     "objectives": "objective",
     "shields": "shield",
     "certifiers": "certifier",
+    "recipes": "recipe",
 }
 
 
 def listing(
     what: Annotated[
-        Literal["attacks", "threats", "models", "data", "studies", "objectives", "shields", "certifiers"],
+        Literal["attacks", "threats", "models", "data", "studies", "objectives", "shields", "certifiers", "recipes"],
         Parameter(help="The kind."),
     ],
     /,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what there is: attacks, threats, models, data, studies, objectives, shields or certifiers.
+    """Show what there is: attacks, threats, models, data, studies, objectives, shields, certifiers or recipes.
 
     Every name can be given fields, such as PGD(steps=100).
     """

@@ -17,12 +17,14 @@ from steelman.schedules import Schedule
 class Changes:
     """Fields of the recipe; what is not given stays as the architecture has it."""
 
-    recipe: Annotated[str | None, Parameter(help="A whole Recipe(...) instead of the architecture's own.")] = None
+    recipe: Annotated[
+        str | None, Parameter(help="A name (steelman list recipes) or a Recipe(...); else the architecture's own.")
+    ] = None
     objective: Annotated[str | None, Parameter(help="Such as Adversarial(PGD(steps=10), Linf(0.3)).")] = None
     epochs: Annotated[int | None, Parameter(help="Passes over the training images.")] = None
     lr: Annotated[float | None, Parameter(help="The highest learning rate.")] = None
     batch_size: Annotated[int | None, Parameter(help="Images a step.")] = None
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"] | None, Parameter(help="Of the weights.")] = None
+    optimizer: Annotated[Literal["adam", "adamw", "sgd", "rmsprop"] | None, Parameter(help="Of the weights.")] = None
     schedule: Annotated[Schedule | None, Parameter(help="Of the learning rate.")] = None
     patience: Annotated[int | None, Parameter(help="Stop after so many epochs without a better one on val.")] = None
 
@@ -50,13 +52,18 @@ def train(
     from steelman.spec import parse
     from steelman.train import train as train_run
 
+    named = inputs.named_recipe(changes.recipe)
+    text = repr(named.recipe) if named else changes.recipe
     given = {
         **asdict(changes),
-        "recipe": None if changes.recipe is None else parse(changes.recipe, "recipe"),
+        "recipe": None if text is None else parse(text, "recipe"),
         "objective": None if changes.objective is None else parse(changes.objective, "objective"),
     }
-    source = None if data is None else inputs.source(data, data_root)
+    wanted = data or (named.data if named else None)
+    source = None if wanted is None else inputs.source(wanted, data_root)
     training = inputs.training(model, source, start, seed, given, skip_bad=skip_bad)
+    if named:
+        inputs.check_named(named, training)
     place = inputs.device(device)
     inputs.warn_of_training(training, data_root)
     command = ["steelman", "train", repr(training), *(["--out", str(out)] if out else [])]

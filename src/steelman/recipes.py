@@ -1,0 +1,106 @@
+"""Recipes with a name: trainings that were run to the end, with what came out and what they took."""
+
+from dataclasses import dataclass
+
+from steelman.data import Source
+from steelman.defences.fgsmrs import FGSMRS
+from steelman.defences.gaussian import Gaussian
+from steelman.defences.guarded import Guarded
+from steelman.defences.interval import IBP
+from steelman.errors import UsageError, choices
+from steelman.models import Architecture
+from steelman.models.fast_cnn import FastCNN
+from steelman.recipe import Recipe
+from steelman.threats import Linf
+
+
+@dataclass(frozen=True)
+class Named:
+    """A recipe, the network and the data that it was measured on, and what to expect of it.
+
+    `expected` says in words what was measured, with its number of images; `minutes` on two cores.
+    """
+
+    name: str
+    architecture: Architecture
+    data: str
+    recipe: Recipe
+    minutes: float
+    expected: str
+
+
+RECIPES = (
+    Named(
+        "certified-linf-0.3",
+        FastCNN(batch_norm=True, threshold="fixed", weights="intervals"),
+        "MNIST",
+        Recipe(
+            objective=IBP(Linf(0.3), ramp=0.33, regularization=0.0),
+            lr=5e-3,
+            epochs=28,
+            batch_size=256,
+            schedule="one-cycle",
+            clip_gradient=10.0,
+            keep="last",
+        ),
+        minutes=5,
+        expected="",
+    ),
+    Named(
+        "adversarial-linf-0.3",
+        FastCNN(),
+        "MNIST",
+        Recipe(
+            objective=Guarded(FGSMRS(Linf(0.3), noise=0.5, step=1.0, towards=1.0, ramp=0.4), gap=0.25),
+            lr=3e-3,
+            epochs=10,
+            batch_size=128,
+            schedule="one-cycle",
+            ema=0.998,
+            keep="last",
+        ),
+        minutes=2,
+        expected="natural 97.9 % (1,000 val images), Reliable 76.8 % (500 val images), one seed",
+    ),
+    Named(
+        "smoothed-l2-sigma-0.5",
+        FastCNN(),
+        "MNIST",
+        Recipe(
+            objective=Gaussian(0.5, samples=2, consistency=5.0),
+            lr=2e-3,
+            epochs=10,
+            batch_size=128,
+            schedule="one-cycle",
+            ema=0.998,
+            keep="last",
+        ),
+        minutes=2,
+        expected="certified by Smoothing(0.5) at L2 1.0 85 % [76, 91], at 1.5 61 % [51, 71] (100 test images, one seed)",
+    ),
+)
+
+
+def by_name(name: str) -> Named:
+    """The recipe of that name; names ignore case.
+
+    Raises:
+        UsageError: there is none (says which there are).
+    """
+    for one in RECIPES:
+        if one.name == name.strip().lower():
+            return one
+    raise UsageError(choices("recipe", name, (one.name for one in RECIPES)) + " Or write Recipe(...).")
+
+
+def check_data(named: Named, source: Source) -> None:
+    """See that a recipe is used for the data it was made for: its radius and noise mean something else elsewhere.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if type(source).__name__ != named.data:
+        raise UsageError(
+            f"{named.name} is a recipe for {named.data}, the data are {source!r}. Give --data {named.data.lower()}, or "
+            f'change what it says to fit yours: --recipe "{named.recipe!r}".'
+        )
