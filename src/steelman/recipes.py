@@ -76,7 +76,7 @@ RECIPES = (
             keep="last",
         ),
         minutes=2,
-        expected="certified by Smoothing(0.5) at L2 1.0 85 % [76, 91], at 1.5 61 % [51, 71] (100 test images, one seed)",
+        expected="certified by Smoothing(0.5) at L2 1.0 85 % [76, 91], at 1.5 61 % [51, 71] (100 images, one seed)",
     ),
 )
 

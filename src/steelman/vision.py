@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from steelman.errors import DataError
+from steelman.errors import DataError, WeightsError
 from steelman.progress import Progress, silent
 
 _MISSING = "operator torchvision::nms does not exist"
@@ -103,3 +103,20 @@ class _Bar:
         """Count `num` more bytes."""
         self._done += num
         self._progress(self._done, max(self._total, self._done), self._words)
+
+
+def pretrained(model: str) -> dict[str, torch.Tensor]:
+    """Torchvision's first ImageNet weights of a model (its function's name), from its cache or downloaded.
+
+    Raises:
+        WeightsError: no network, no such file on the site, or a wrong checksum.
+    """
+    weights = torchvision.models.get_model_weights(model)["IMAGENET1K_V1"]
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise WeightsError(
+            f"the weights of {model} could not be downloaded from {urlsplit(weights.url).hostname} ({reason}). "
+            "Connect to the network, or give a file as pretrained='file'"
+        ) from error

@@ -45,7 +45,8 @@ def test_on_a_linear_classifier_certified_true_and_attacked_are_one(data):
     assert 5 < int(held.sum()) < 35
     assert torch.equal(bracket.certified, truth(data, EPS))
     assert torch.equal(held, truth(data, EPS))
-    assert [share.value for _, share in bracket.over_eps] == [float(truth(data, e).double().mean()) for e in (0.01, EPS)]
+    shares = [float(truth(data, eps).double().mean()) for eps in (0.01, EPS)]
+    assert [share.value for _, share in bracket.over_eps] == shares
     assert bracket.check().verdict == "ok"
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from steelman.data import Splits, _pictures
+from steelman.data import Splits, _decoded, _pictures
 from steelman.data._pictures import pixels
 from steelman.data.folder import Folder
+from steelman.data.pacs import PACS
 from steelman.errors import DataError, SpecError
 from steelman.vision import torchvision
 
@@ -295,3 +296,95 @@ def test_real_zip(data_root: Path) -> None:
     assert splits.test.labels.bincount().tolist() == [256, 32, 32]
     silhouettes = splits.train.pixels()[splits.train.labels == 2]
     assert float(((silhouettes < 0.1) | (silhouettes > 0.9)).float().mean()) > 0.6  # black on white, but for the edges
+
+
+class TestKept:
+    """Large sets are decoded once."""
+
+    @pytest.fixture
+    def cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        monkeypatch.setattr(_decoded, "FEW", 5)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return tmp_path / "cache" / "steelman" / "decoded"
+
+    @pytest.mark.parametrize("share", [1.0, 0.0], ids=["in memory", "mapped"])
+    def test_the_second_reading_decodes_nothing(
+        self, share: float, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_decoded, "SHARE", share)
+        monkeypatch.setattr(_decoded, "_SMALL", 0)
+        source = Folder(str(zipped(fill(tmp_path / "set", plain(6)))), size=8)
+        first, told = source.splits(), list[str]()
+        again = source.splits(None, lambda _done, _total, words: told.append(words))
+        assert told == []
+        assert [part.digest for part in again] == [part.digest for part in first]
+        assert [(part.name, part.notes, part.classes) for part in again] == [
+            (part.name, part.notes, part.classes) for part in first
+        ]
+        assert every_level(again) == [*range(6), *range(100, 106)]
+        assert len(list(cache.iterdir())) == 1
+
+    def test_a_changed_set_or_a_damaged_file_is_decoded_anew(self, cache: Path, tmp_path: Path) -> None:
+        folder = fill(tmp_path / "set", plain(6))
+        source = Folder(str(folder), size=8)
+        source.splits()
+        fill(folder, {"ant/9.png": 9})
+        assert 9 in every_level(source.splits())
+        assert len(list(cache.iterdir())) == 2
+        for file in cache.rglob("train.npy"):
+            file.write_bytes(file.read_bytes()[:100])
+        assert 9 in every_level(source.splits())
+
+    def test_a_cache_that_cannot_be_written_is_done_without(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_decoded, "FEW", 5)
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        check_labels(Folder(str(fill(tmp_path / "set", plain(6))), size=8).splits())
+
+
+def test_what_was_converted_is_counted(tmp_path: Path) -> None:
+    fill(tmp_path, plain(4))
+    Image.new("CMYK", (8, 8)).save(tmp_path / "ant" / "c.jpg")
+    Image.new("I;16", (8, 8)).save(tmp_path / "ant" / "d.png")
+    for name in ("g", "h"):
+        Image.new("L", (8, 8)).save(tmp_path / "bee" / f"{name}.png")
+    notes = Folder(str(tmp_path), size=8).splits().test.notes
+    assert notes == ("converted 1 16-bit, 1 CMYK, 2 greyscale",)
+    assert Folder(str(tmp_path), size=8, channels=1).splits().test.notes == ("converted 1 16-bit, 1 CMYK",)
+
+
+def test_a_part_that_lacks_a_class_is_noted(tmp_path: Path) -> None:
+    files = {**plain(4, "train/"), **plain(2, "val/"), "test/ant/0.png": 0}
+    notes = Folder(str(fill(tmp_path, files)), size=8).splits().test.notes
+    assert notes == ("test has no picture of 1 classes: bee",)
+
+
+def test_crops_are_those_of_torchvision(tmp_path: Path) -> None:
+    noise = np.random.RandomState(0).randint(0, 256, (50, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    content, t = saved(image, tmp_path / "x.png"), torchvision.transforms
+    cropped = t.Compose([t.Resize(40), t.CenterCrop(32), t.PILToTensor()])
+    assert torch.equal(pixels(content, 32, 3, short_side=40), cropped(image))
+    stretched = t.Compose([t.Resize((32, 32)), t.PILToTensor()])
+    assert torch.equal(pixels(content, 32, 3, stretch=True), stretched(image))
+    with pytest.raises(SpecError, match=r"Folder\.short_side is 20\. Expected at least size, 32"):
+        Folder("x", size=32, short_side=20)
+
+
+def test_only_some_pictures_of_a_folder(tmp_path: Path) -> None:
+    files = {f"{label}/{kind}_{i}.png": i for label in ("ant", "bee") for kind in ("oil", "ink") for i in range(3)}
+    assert sum(map(len, Folder(str(fill(tmp_path, files)), size=8, only="ink").splits())) == 6
+
+
+def test_pacs_renditions_by_domain(data_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [source.domain for source in PACS().domains()] == ["art_painting", "cartoon", "sketch"]
+    splits = PACS(size=8, domain="sketch").splits(data_root)
+    assert [len(part) for part in splits[:2]] == [1488, 372]
+    white = splits.test.pixels() > 0.8  # sketches are black on white
+    assert float(white.float().mean()) > 0.7
+    assert 150 < len(splits.test) < 250
+    with pytest.raises(SpecError, match=r"PACS\.size is 0"):
+        PACS(size=0)

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from steelman.data._decoded import gathered
 from steelman.errors import DataError
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
@@ -62,7 +63,7 @@ class Data:
     def digest(self) -> str:
         """sha256 over images, labels and class names: equal content, equal digest."""
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().tobytes())
+        digest.update(self.images.cpu().contiguous().numpy())  # no copy: it may be mapped from a file
         digest.update(self.labels.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -80,7 +81,7 @@ class Data:
 
     def take(self, index: Tensor) -> "Data":
         """The images at these positions, in this order."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        return replace(self, images=gathered(self.images, index), labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "Data":
         """The same data on a device."""

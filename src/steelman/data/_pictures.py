@@ -18,6 +18,14 @@ from steelman.errors import DataError
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")  # those of ImageFolder
 LARGEST = 2**28  # bytes of one file: more is no picture, or a zip that unfolds without end
 
+_MODES = {
+    "L": "greyscale",
+    "1": "black and white",
+    "LA": "greyscale with transparency",
+    "RGBA": "with transparency",
+    "P": "with a palette",
+}
+
 Read: TypeAlias = Callable[[PurePosixPath], bytes]
 
 
@@ -48,22 +56,38 @@ def opened(path: Path) -> Generator[tuple[list[PurePosixPath], Read]]:
         yield sorted(filter(_is_picture, found)), lambda name: _from_zip(archive, found[name])
 
 
-def pixels(content: bytes, size: int, channels: int) -> Tensor:
-    """One picture as uint8 (channels, size, size): short side scaled to `size` (bilinear, antialiased), centre cropped.
+def pixels(content: bytes, size: int, channels: int, *, short_side: int | None = None, stretch: bool = False) -> Tensor:
+    """One picture as uint8 (channels, size, size): short side scaled (bilinear, antialiased), centre cropped.
 
+    The short side is scaled to `short_side`, or to `size` without one; with `stretch` both sides are scaled to `size`.
     Sizes are rounded as in torchvision's Resize and CenterCrop. Any colour mode is converted; 16-bit grey keeps its
     upper 8 bits (rounded), transparency is dropped. Raises whatever the decoder raises on a corrupt file.
     """
     with Image.open(io.BytesIO(content)) as image:
         picture = _eight_bits(image).convert("RGB" if channels == 3 else "L")
     width, height = picture.size
-    if width <= height:
-        width, height = size, int(size * height / width)
+    side = short_side or size
+    if stretch:
+        width, height = size, size
+    elif width <= height:
+        width, height = side, int(side * height / width)
     else:
-        width, height = int(size * width / height), size
+        width, height = int(side * width / height), side
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(resized)).view(size, size, channels).permute(2, 0, 1)
+
+
+def unlike(content: bytes, channels: int) -> str:
+    """What a picture is when it must be converted, such as "CMYK"; nothing for 8-bit colour and, with 1 channel, grey.
+
+    Colour that shall become grey is what was asked for, and not counted.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        mode = image.mode
+    if mode == "RGB" or (mode == "L" and channels == 1):
+        return ""
+    return _MODES.get(mode, "16-bit" if mode.startswith("I") else mode)
 
 
 def _is_picture(name: PurePosixPath) -> bool:

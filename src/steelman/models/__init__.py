@@ -26,6 +26,10 @@ class Architecture(Spec):
         """
         raise NotImplementedError
 
+    def blank(self) -> "Architecture":
+        """The same network without weights that it would read from elsewhere, for those who bring their own."""
+        return self
+
     def __call__(self, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
         """The network with weights drawn from `generator`; the global generator is left as it was."""
         with seeded(generator):

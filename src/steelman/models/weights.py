@@ -28,15 +28,20 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         WeightsError: missing, truncated or unreadable file, code in a pickle, weights not finite or not fitting.
     """
     path = Path(path)
-    weights = _read(path)
+    weights = read_weights(path)
     if weights and all(key.startswith(_PARALLEL) for key in weights):
         weights = {key.removeprefix(_PARALLEL): value for key, value in weights.items()}
     _check_keys(path, model, weights)
-    _check_finite(path, model, weights)
+    check_finite(path, model, weights)
     model.load_state_dict(weights)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name.
+
+    Raises:
+        WeightsError: missing, truncated or unreadable file, another ending, code in a pickle.
+    """
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
         ".safetensors": _read_safetensors,
         ".pt": _read_pickle,
@@ -135,7 +140,12 @@ def _check_keys(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> 
         )
 
 
-def _check_finite(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """See that the weights are numbers.
+
+    Raises:
+        WeightsError: NaN, or infinity in a parameter.
+    """
     parameters = dict(model.named_parameters())  # a buffer may hold infinities, such as a mask; neither may hold NaN
     broken = [
         key for key, value in weights.items() if bool((~value.isfinite() if key in parameters else value.isnan()).any())

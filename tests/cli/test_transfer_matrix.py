@@ -1,0 +1,50 @@
+"""`steelman transfer-matrix`: who breaks whom."""
+
+import json
+
+import pytest
+
+from steelman.page import Matrix, Page
+
+THREAT = ("--threat", "Linf(0.2)", "--num", "10")
+
+
+def told(call, *words):
+    code, out, err = call("transfer-matrix", *words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_the_diagonal_is_white_box_and_a_page_is_kept(call, runs, tmp_path):
+    words = (runs / "plain", runs / "other", *THREAT, "--attacks", "FGSM()", "--out", tmp_path / "m")
+    facts = told(call, *words)
+    (matrix,) = facts["matrices"]
+    assert (matrix["rows"], matrix["columns"]) == (["no attack", "plain", "other"], ["plain", "other"])
+    robust = [[cell["value"] for cell in row] for row in matrix["cells"]]
+    assert {cell["n"] for row in matrix["cells"] for cell in row} == {10}
+    assert all(robust[0][j] >= robust[i][j] for i in (1, 2) for j in (0, 1))
+    evaluated = json.loads(call("attack", runs / "plain", "FGSM()", *THREAT, "--json")[1])
+    assert robust[1][0] == evaluated["robust"]["value"]
+    page = Page.load(tmp_path / "m" / "results" / "page.json")
+    assert [type(item) for item in page.sections[0].items] == [Matrix]
+    assert told(call, *words) == facts  # not computed again
+
+
+def test_a_saved_set_is_judged(call, runs, tmp_path, refused):
+    assert call("attack", runs / "plain", "FGSM()", *THREAT, "--save", tmp_path / "set")[0] == 0
+    facts = told(call, runs / "other", *THREAT, "--sets", tmp_path / "set.safetensors")
+    assert facts["matrices"][0]["rows"] == ["no attack", "set"]
+    words = (runs / "other", "--threat", "Linf(0.2)", "--num", "8", "--sets", tmp_path / "set")
+    assert "the set set holds 10 other images than the 8" in refused("transfer-matrix", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "1 runs and 0 sets were given. Expected two runs or more"),
+        (("other", "--attacks", "FGSM()", "FGSM()"), "an attack was given twice"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(refused, runs, words, expected):
+    places = [runs / word if word == "other" else word for word in words]
+    assert expected in refused("transfer-matrix", runs / "plain", *places, *THREAT)
