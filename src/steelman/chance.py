@@ -29,7 +29,7 @@ def is_random(model: nn.Module, x: Images) -> bool:
     back: the model draws afterwards what it would have.
     """
     own, passes = generators_of(model), list[tuple[Tensor, ...]]()
-    with torch.no_grad(), _put_back(model, x):
+    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []), put_back(model):
         for _ in range(2):
             outputs = model(x[:FEW])
             passes.append((outputs, torch.get_rng_state(), *(one.get_state() for one in own)))
@@ -69,13 +69,11 @@ def fixed_noise(model: nn.Module, seed: int = 0) -> Yields[None]:
 
 
 @contextlib.contextmanager
-def _put_back(model: nn.Module, x: Images) -> Yields[None]:
-    """Inside, random numbers may be drawn; afterwards nothing was."""
-    own = generators_of(model)
-    states = [one.get_state() for one in own]
+def put_back(model: nn.Module) -> Yields[None]:
+    """Inside, the model may draw from generators of its own; afterwards they stand where they stood."""
+    states = [(own, own.get_state()) for own in generators_of(model)]
     try:
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            yield
+        yield
     finally:
-        for one, state in zip(own, states, strict=True):
-            one.set_state(state)
+        for own, state in states:
+            own.set_state(state)

@@ -21,7 +21,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steelman import frozen
-from steelman.chance import generators_of
+from steelman.chance import put_back
 from steelman.checkpoint import FILE, State, snapshot
 from steelman.data import Data, Splits
 from steelman.defences.guarded import Guarded
@@ -258,7 +258,7 @@ class _Loop:
 
     def _row(self, epoch: int, loss: float | None, seconds: float) -> dict[str, Any]:
         model = self.state.measured.eval()
-        with torch.random.fork_rng(devices=_cuda(_device(model))), _put_back(model):
+        with torch.random.fork_rng(devices=_cuda(_device(model))), put_back(model):
             right = predicted(frozen.learning(model, self.recipe), self.val) == self.val.labels.cpu()
             extras = self.on_epoch(epoch, model) if self.on_epoch else {}
         own = {
@@ -370,17 +370,6 @@ def _own_randomness(generator: Generator, device: torch.device) -> Yields[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-@contextlib.contextmanager
-def _put_back(model: nn.Module) -> Yields[None]:
-    """Inside, the model may draw from generators of its own; afterwards they stand where they stood."""
-    states = [(own, own.get_state()) for own in generators_of(model)]
-    try:
-        yield
-    finally:
-        for own, state in states:
-            own.set_state(state)
 
 
 @contextlib.contextmanager

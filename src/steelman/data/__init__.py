@@ -63,7 +63,7 @@ class Data:
     def digest(self) -> str:
         """sha256 over images, labels and class names: equal content, equal digest."""
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
-        digest.update(self.images.cpu().contiguous().numpy())  # no copy: it may be mapped from a file
+        digest.update(self.images.cpu().contiguous().numpy().data)  # no copy: it may be mapped from a file
         digest.update(self.labels.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
