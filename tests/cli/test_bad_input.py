@@ -87,7 +87,10 @@ def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypa
         (("PGB()", *LINF), "unknown attack 'PGB'. Did you mean PGD? Possible: "),
         (("PGD(stps=3)", *LINF), "unknown field of PGD 'stps'. Did you mean steps? Possible: loss"),
         (("PGD(steps=0)", *LINF), "expected at least one step"),
-        (("PGD()", "--threat", "Lin(0.1)"), "unknown threat 'Lin'. Did you mean Linf? Possible: L0, L1, L2, Linf"),
+        (
+            ("PGD()", "--threat", "Lin(0.1)"),
+            "unknown threat 'Lin'. Did you mean Linf? Possible: Groups, L0, L1, L2, Linf",
+        ),
         (("PGD()", "--threat", "Linf"), "Linf needs eps"),
         (("PGD()", "--threat", "Linf(-0.1)"), "Linf: eps is -0.1. Expected a radius >= 0"),
         (("PGD()", "--threat", "Linf(nan)"), "Linf: eps is nan. Expected a radius >= 0"),

@@ -332,7 +332,7 @@ def test_report_draws_the_page_of_an_evaluation_and_a_training(call, runs, tmp_p
         assert "<html" in (path / "report.html").read_text()
     page = Page.load(tmp_path / "e" / "results" / "page.json")
     assert "FGSM()" in page.question
-    assert told(call, "report", runs / "plain") == {"report": str(runs / "plain" / "report.html")}
+    assert told(call, "report", runs / "plain") == {"report": str(runs / "plain" / "report.html"), "figures": []}
 
 
 def test_report_makes_the_page_of_a_training_that_has_none(call, arrays, tmp_path):
