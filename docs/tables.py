@@ -1,14 +1,15 @@
 """Writes the tables of the README that are made from the catalogue: what `make docs` runs, and a test compares."""
 
+import importlib
 from pathlib import Path
 
 from steelman.attacks import Attack
 from steelman.attacks.strongest import Strongest
-from steelman.spec import catalogue
+from steelman.spec import KINDS, Spec, catalogue
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- attacks: made by `make docs` -->", "<!-- end of attacks -->"
 NORMS = {"Linf": "L-inf", "L2": "L2", "L1": "L1", "L0": "L0"}
+SHOWN = ("threat", "perturbation", "objective", "shield", "certifier", "architecture", "data", "study")
 
 
 def attack_table() -> str:
@@ -21,11 +22,32 @@ def attack_table() -> str:
     return "\n".join(rows)
 
 
+def name_table() -> str:
+    """The names of every other kind that a reader chooses from."""
+    rows = [f"| {kind} | {' '.join(f'`{name}`' for name in _names(kind))} |" for kind in SHOWN]
+    return "\n".join(("| kind | names |", "|---|---|", *rows))
+
+
 def with_table(text: str) -> str:
-    """The README with its table of attacks as the catalogue has it now."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{attack_table()}\n\n{END}{after}"
+    """The README with its tables as the catalogue has them now."""
+    for name, table in (("attacks", attack_table()), ("names", name_table())):
+        begin, end = f"<!-- {name}: made by `make docs` -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n\n{table}\n\n{end}{after}"
+    return text
+
+
+def _names(kind: str) -> list[str]:
+    """The package's own: a test may have made more in the same process."""
+    catalogue(kind)  # imports the modules of the kind
+    module, base = KINDS[kind]
+    return sorted(_finals(getattr(importlib.import_module(module), base)), key=str.lower)
+
+
+def _finals(base: type[Spec]) -> list[str]:
+    below = [cls for cls in base.__subclasses__() if cls.__module__.startswith("steelman.")]
+    return [name for cls in below for name in _finals(cls)] or [base.__name__]
 
 
 def _cost(cls: type[Attack]) -> str:
