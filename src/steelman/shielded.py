@@ -72,7 +72,9 @@ def strike_shielded(
     Raises:
         As `strike`.
     """
-    defended = shield(model)
+    defended, own = shield(model), set(model.modules())
+    for module in set(defended.modules()) - own:  # modules begin in train mode, which the panel would remark on
+        module.training = model.training
     options: dict[str, Any] = {"target": target, "generator": generator, "progress": progress}
     undefended = strike(model, data, attack, threat, **options)
     aware = replace(attack, samples=shield.samples) if attack.passes() < shield.samples else attack

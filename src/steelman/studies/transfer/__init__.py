@@ -105,7 +105,8 @@ class Transfer(Study):
         cuts = self.cuts or usual_cuts(points, scale.cuts)
         treatments = self.treatments or usual_treatments(self.preset)
         a = Training(network, task_a, default_recipe(network, epochs=2 * epochs), seed=self.seed, num=scale.num_train)
-        usual_eps = self.data.usual_eps / 3 if twin else PUBLISHED_EPS  # at the usual one no image holds anywhere
+        # at the usual radius no image of the twin holds anywhere
+        usual_eps = round(self.data.usual_eps / 3, 3) if twin else PUBLISHED_EPS
         return Plan(
             scale=scale,
             network=network.blank(),

@@ -12,13 +12,12 @@ Found = dict[str, list[dict[str, Any]]]  # by arm, one entry a seed
 
 
 def headline(run: Run, plan: Plan, found: Found) -> str:
-    """The deepest frozen and the deepest learning copy against base B, under each one's own FGSM."""
-    base, deep = _value(found, "base", "fgsm"), plan.cuts[-1]
-    words = [f"base B {base}"]
-    words += [f"{name} {_value(found, name, 'fgsm')}" for name in (f"A{deep}B", f"A{deep}B+", "AFT") if name in found]
-    tail = "more than chance for " if (sure := _sure(run, plan, found)) else "no copy of A's blocks beyond chance."
-    better = f" Better than base B, {tail}{', '.join(sure)}{'.' if sure else ''}"
-    return f"Right under their own FGSM at eps {plan.threat.eps:g}: {'; '.join(words)}.{better}"
+    """Which copies hold more than base B beyond chance, under each one's own FGSM."""
+    sure = _sure(run, plan, found)
+    who = ", ".join(sure) if sure else "No copy of A's blocks"
+    verb = "hold" if len(sure) > 1 else "holds"
+    base = _value(found, "base", "fgsm")
+    return f"{who} {verb} more than base B ({base}) under their own FGSM at eps {plan.threat.eps:g}, beyond chance."
 
 
 def findings(run: Run, plan: Plan, found: Found) -> tuple[str, ...]:
