@@ -50,7 +50,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(4, 4, 1, 500, 150, 16, 120, 6, 10, 12, 60, Reliable(rounds=2, queries=60, audit=0)),
-    "quick": Scale(6, 6, 2, 6_000, 1_000, 50, 2_000, 8, 12, 24, 300, Reliable(rounds=3, queries=60, audit=0)),
+    "quick": Scale(5, 5, 2, 6_000, 1_000, 32, 2_000, 6, 12, 16, 300, Reliable(rounds=2, queries=60, audit=0)),
     "full": Scale(6, 3, 3, None, None, 1_000, None, 8, 20, 128, 2_000),
 }
 
