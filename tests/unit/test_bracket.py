@@ -6,6 +6,7 @@ from torch import nn
 
 from steelman.attacks.pgd import PGD
 from steelman.bracket import bracketed
+from steelman.certify import Certifier
 from steelman.certify.interval import Interval
 from steelman.data import Data
 from steelman.errors import UsageError
@@ -60,7 +61,7 @@ def test_what_is_proven_costs_no_query(data):
 
 
 def test_a_proof_that_an_attack_breaks_rings_the_alarm(data):
-    class Credulous(Interval):
+    class Credulous(Certifier):
         def __call__(self, model, x, y, threat, **_):
             return torch.ones(len(x), dtype=torch.bool)
 
