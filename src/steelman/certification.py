@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from steelman.certify import Certifier, certify
 from steelman.certify.smoothing import Smoothing
 from steelman.curves import ascending
@@ -35,7 +33,7 @@ class Certification(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        models = [*self.measurement.runs, *([self.measurement.model] if self.measurement.model else [])]
+        models = self.measurement.models
         if len(models) != 1:
             raise UsageError(f"{len(models)} models were given ({', '.join(models)}). One is certified at a time.")
         object.__setattr__(self, "radii", ascending(self.radii))
@@ -83,7 +81,7 @@ def record(asked: Certification, prepared: Prepared, masks: list[Mask]) -> dict[
     spec = asked.measurement
     shares = [Share.of(mask).to_json() for mask in masks]
     points = [{"eps": eps, "certified": share} for eps, share in zip(asked.radii, shares[1:], strict=True)]
-    found: dict[str, Any] = {
+    return {
         "certifier": repr(asked.certifier),
         "threat": repr(spec.threat),
         "of": "the model under noise" if asked.certifier.smooths else "the model itself",
@@ -96,7 +94,6 @@ def record(asked: Certification, prepared: Prepared, masks: list[Mask]) -> dict[
         "points": points,
         "notes": list(prepared.notes),
     }
-    return found
 
 
 def certification_page(facts: dict[str, Any], command: str) -> Page:
@@ -126,8 +123,3 @@ def certification_page(facts: dict[str, Any], command: str) -> Page:
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"]), "of": facts["of"]},
     )
-
-
-def digest_rows(masks: list[Mask]) -> dict[str, torch.Tensor]:
-    """The masks under names, to be kept."""
-    return {"right": masks[0], "certified": torch.stack(masks[1:])}

@@ -38,7 +38,7 @@ class Comparison(Spec):
             raise UsageError('no attacks were given. Say which with --attacks, such as --attacks "PGD()" "DDN()".')
         if twice := [attack for attack in self.attacks if self.attacks.count(attack) > 1]:
             raise UsageError(f"{twice[0]!r} was given twice. Name each attack once.")
-        models = [*self.measurement.runs, *([self.measurement.model] if self.measurement.model else [])]
+        models = self.measurement.models
         if len(models) != 1:
             raise UsageError(f"{len(models)} models were given ({', '.join(models)}). Attacks are compared on one.")
 

@@ -21,6 +21,7 @@ from steelman.errors import DataError, PixelError, UsageError, WeightsError
 from steelman.evaluate import Outcome, strike
 from steelman.loading import load
 from steelman.models.factory import check_fit
+from steelman.models.weights import add_weights
 from steelman.page import Trust
 from steelman.progress import Progress, silent
 from steelman.random_models import random_accuracies
@@ -29,7 +30,7 @@ from steelman.shielded import Shielded, strike_shielded
 from steelman.spec import Spec
 from steelman.stats import Share, mcnemar
 from steelman.targets import TargetKind, check_kind
-from steelman.threats import Ball, Threat
+from steelman.threats import Ball, Threat, as_ball
 from steelman.train import Trained, load_run
 from steelman.trust import examine
 
@@ -81,8 +82,7 @@ class Measurement(Spec):
             )
         if self.weights is not None and self.model is None:
             raise UsageError(f"weights {self.weights} were given without a model. Say which with --model.")
-        if not isinstance(self.threat, Ball):
-            raise UsageError(f"the threat is {self.threat!r}. Expected a ball such as Linf(0.3) or L2(1.5).")
+        ball = as_ball(self.threat)
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
         if self.seed < 0:
@@ -104,7 +104,12 @@ class Measurement(Spec):
         if self.curve:
             object.__setattr__(self, "curve", ascending(self.curve))
             for attack in self.curve_attacks:
-                attack.check_norm(self.threat)
+                attack.check_norm(ball)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The runs, and the model beside them."""
+        return self.runs if self.model is None else (*self.runs, self.model)
 
     @property
     def curve_attacks(self) -> tuple[Attack, Attack]:
@@ -138,9 +143,7 @@ class Prepared:
         """Identity of the images and all weights."""
         digest = hashlib.sha256(self.data.digest.encode())
         for subject in self.subjects:
-            for name, value in subject.model.state_dict().items():
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            add_weights(digest, subject.model)
         return digest.hexdigest()
 
 

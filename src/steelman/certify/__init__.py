@@ -10,6 +10,7 @@ from torch import Generator, nn
 
 from steelman.data import Data
 from steelman.engine import generator_for
+from steelman.models.weights import add_weights
 from steelman.progress import Progress, silent
 from steelman.runs import Run
 from steelman.spec import Spec
@@ -80,12 +81,11 @@ def certify(
         UsageError: a layer or a threat that the certifier does not know.
         RunError: the run cannot be written.
     """
-    identity = f"{certifier!r}, {threat!r}, data {data.digest}, weights {_digest(model)}, seed {seed}"
-    path, state, saved = (
-        f"examples/{name}.safetensors",
-        torch.full((len(data),), -1, dtype=torch.int8),
-        time.monotonic(),
-    )
+    digest = hashlib.sha256()
+    add_weights(digest, model)
+    identity = f"{certifier!r}, {threat!r}, data {data.digest}, weights {digest.hexdigest()}, seed {seed}"
+    path, saved = f"examples/{name}.safetensors", time.monotonic()
+    state = torch.full((len(data),), -1, dtype=torch.int8)
     if run is not None and run.has(path) and run.read_metadata(path).get("identity") == identity:
         state = run.read_tensors(path)["certified"]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -109,12 +109,3 @@ def certify(
 
 _PART = 500  # images
 _SECONDS = 10.0  # between two writes
-
-
-def _digest(model: nn.Module) -> str:
-    """sha256 over names, weights and buffers."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

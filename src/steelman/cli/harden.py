@@ -27,7 +27,7 @@ def harden(
     Before and after are measured side by side on the same test images, under the strongest usual attack. The path of
     the report is the last line. The same command goes on after a stop.
     """
-    from steelman.cli import hardened, inputs
+    from steelman.cli import hardened, inputs, results
     from steelman.report import write_report
 
     ball = inputs.given_threat(threat)
@@ -42,5 +42,5 @@ def harden(
         say_json({**facts, "run": str(place / "trained"), "report": str(report)})
         return
     say(f"plan     {facts['plan']}")
-    say_table(*hardened.table(facts))
+    say_table(*results.table(facts))
     say(facts["words"], str(place / "trained"), str(report))

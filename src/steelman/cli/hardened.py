@@ -49,11 +49,6 @@ def kept(
     return facts
 
 
-def table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Before and after, one row each."""
-    return results.table(facts)
-
-
 def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | None, seed: int) -> dict[str, Any]:
     """The plan of this directory: timed once, so that the same command goes on with the same training."""
     path, asked = out / "plan.json", f"{run.resolve()}, {threat!r}, {minutes:g} min, seed {seed}"

@@ -25,7 +25,7 @@ from steelman.runs import Run
 from steelman.spec import catalogue, parse
 from steelman.studies import Study
 from steelman.targets import TargetKind, check_kind
-from steelman.threats import L0, Ball, Threat
+from steelman.threats import L0, Ball, Threat, as_ball
 from steelman.train import Training, load_run
 
 _ARRAYS = (".npz", ".safetensors")
@@ -135,10 +135,7 @@ def given_threat(text: str | None) -> Ball:
         raise UsageError(
             "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3) or L2(1.5)."
         )
-    threat: Threat = parse(text, "threat")
-    if not isinstance(threat, Ball):
-        raise UsageError(f"the threat is {threat!r}. Expected a ball such as Linf(0.3) or L2(1.5).")
-    return threat
+    return as_ball(parse(text, "threat"))
 
 
 def usual_attack(threat: Threat) -> str:

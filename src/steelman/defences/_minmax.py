@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from steelman.defences import Objective
 from steelman.engine import guarded
 from steelman.errors import UsageError
-from steelman.threats import Ball, Threat
+from steelman.threats import Ball, Threat, as_ball
 from steelman.types import Images, Labels, Logits, PerExample
 
 SOFTER = 0.75  # what a guard leaves of a single step
@@ -61,11 +61,10 @@ def check(objective: MinMax, threat: Threat, ramp: float) -> None:
     Raises:
         UsageError: they are not.
     """
-    if not isinstance(threat, Ball):
-        raise UsageError(f"the threat is {threat!r}. Expected a ball such as Linf(0.3) or L2(1.5).")
+    ball = as_ball(threat)
     if not 0 <= ramp <= 1:
         raise UsageError(
-            f"ramp is {ramp}: {type(objective).__name__} would never train at eps {threat.eps:g}. "
+            f"ramp is {ramp}: {type(objective).__name__} would never train at eps {ball.eps:g}. "
             "Expected the share of training over which eps grows, 0 <= ramp <= 1."
         )
 
@@ -76,38 +75,58 @@ def ramped(threat: Threat, ramp: float, progress: float) -> Ball:
     return threat if progress >= ramp else threat.at(threat.eps * progress / ramp)
 
 
-def check_climb(steps: int, step_size: float | None) -> None:
-    """See that a climb has steps, and a length of them where one is given.
+@dataclass(frozen=True, repr=False)
+class Regularised(MinMax):
+    """A loss plus `beta` times a divergence, on images that climb from beside x to where a value is large.
+
+    Fields:
+        beta: the weight of the divergence.
+        step_size: as a fraction of eps; None takes 2.5 / steps.
+        ramp: the share of training over which the radius grows evenly from 0.
 
     Raises:
-        UsageError: it has not.
+        UsageError: a negative beta, no step, a ramp outside [0, 1], or a threat that is no ball.
     """
-    if steps < 1 or (step_size is not None and not 0 < step_size < math.inf):
-        raise UsageError(
-            f"steps is {steps}, step_size is {step_size}. Expected one step or more, and a positive fraction of eps."
-        )
 
+    threat: Threat
+    beta: float = 6.0
+    steps: int = 10
+    step_size: float | None = None
+    ramp: float = 0.0
 
-def climbed(
-    model: nn.Module,
-    x: Images,
-    ball: Ball,
-    value: Callable[[Logits], PerExample],
-    *,
-    steps: int,
-    step_size: float | None,
-    generator: Generator,
-) -> Images:
-    """Images of the ball after steepest steps on a value of the logits, from beside x, in eval mode.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.beta < math.inf:
+            usual = type(self).beta
+            raise UsageError(
+                f"beta is {self.beta}. Expected the weight of the divergence, 0 or more, such as {usual:g}."
+            )
+        if self.steps < 1 or (self.step_size is not None and not 0 < self.step_size < math.inf):
+            raise UsageError(
+                f"steps is {self.steps}, step_size is {self.step_size}. "
+                "Expected one step or more, and a positive fraction of eps."
+            )
+        check(self, self.threat, self.ramp)
 
-    `step_size` is a fraction of eps; None takes 2.5 / steps, at most 1. Computes in the images' own precision.
-    """
-    x = x.detach()
-    step = (min(1.0, 2.5 / steps) if step_size is None else step_size) * ball.reach(x)
-    x_adv = x + _NOISE * torch.empty_like(x).normal_(generator=generator)
-    with guarded(model), torch.enable_grad():
-        for _ in range(steps):
-            candidate = x_adv.requires_grad_()
-            (grad,) = torch.autograd.grad(value(model(candidate)).sum(), candidate)
-            x_adv = ball.project(ball.ascend(candidate.detach(), grad, step), x)
-    return x_adv.detach()
+    def ball(self, progress: float = 1.0) -> Ball:
+        return ramped(self.threat, self.ramp, progress)
+
+    def climbed(
+        self,
+        model: nn.Module,
+        x: Images,
+        value: Callable[[Logits], PerExample],
+        *,
+        progress: float,
+        generator: Generator,
+    ) -> Images:
+        """Images of the ball after steepest steps on a value of the logits, in eval mode and the images' precision."""
+        x, ball = x.detach(), self.ball(progress)
+        step = (min(1.0, 2.5 / self.steps) if self.step_size is None else self.step_size) * ball.reach(x)
+        x_adv = x + _NOISE * torch.empty_like(x).normal_(generator=generator)
+        with guarded(model), torch.enable_grad():
+            for _ in range(self.steps):
+                candidate = x_adv.requires_grad_()
+                (grad,) = torch.autograd.grad(value(model(candidate)).sum(), candidate)
+                x_adv = ball.project(ball.ascend(candidate.detach(), grad, step), x)
+        return x_adv.detach()

@@ -10,16 +10,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from steelman.defences._minmax import MinMax, check, check_climb, climbed, ramped
+from steelman.defences._minmax import Regularised
 from steelman.defences.trades import divergence
-from steelman.errors import UsageError
 from steelman.losses import cross_entropy
-from steelman.threats import Ball, Threat
 from steelman.types import Images, Labels
 
 
 @dataclass(frozen=True, repr=False)
-class MART(MinMax):
+class MART(Regularised):
     """Boosted cross-entropy on attacked images, and a divergence that counts most where the clean image is wrong.
 
     With p the prediction for x, q that for x_adv: the mean of - log q_y - log(1 - max of the other q) + beta KL(p || q)
@@ -27,40 +25,16 @@ class MART(MinMax):
     x + 0.001 N(0, 1), in eval mode as in the authors' code; the loss is in the mode in which the model trains, and
     both p and q get its gradient. The paper takes beta 5.
 
-    Fields:
-        step_size: as a fraction of eps; None takes 2.5 / steps.
-        ramp: the share of training over which the radius grows evenly from 0.
-
-    Raises:
-        UsageError: a negative beta, no step, a ramp outside [0, 1], or a threat that is no ball.
+    The fields are those of `Regularised`.
     """
 
-    threat: Threat
     beta: float = 5.0
-    steps: int = 10
-    step_size: float | None = None
-    ramp: float = 0.0
 
     paper: ClassVar[str] = "Wang et al. 2020, ICLR, openreview rklOg6EFwS"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.beta < math.inf:
-            raise UsageError(f"beta is {self.beta}. Expected the weight of the divergence, 0 or more, such as 5.")
-        check_climb(self.steps, self.step_size)
-        check(self, self.threat, self.ramp)
-
     def images(self, model: nn.Module, x: Images, y: Labels, *, generator: Generator, progress: float = 1.0) -> Images:
         """Where the cross-entropy of the label is large."""
-        return climbed(
-            model,
-            x,
-            self.ball(progress),
-            lambda logits: cross_entropy(logits, y),
-            steps=self.steps,
-            step_size=self.step_size,
-            generator=generator,
-        )
+        return self.climbed(model, x, lambda logits: cross_entropy(logits, y), progress=progress, generator=generator)
 
     def loss(self, model: nn.Module, x: Images, x_adv: Images, y: Labels) -> Float[Tensor, ""]:  # noqa: D102
         clean, attacked = model(x), model(x_adv)
@@ -71,6 +45,3 @@ class MART(MinMax):
         boosted = F.cross_entropy(attacked, y) - rest.mean()
         unsure = 1 - clean.softmax(1)[label]
         return boosted + self.beta * (divergence(clean, attacked) * unsure).mean()
-
-    def ball(self, progress: float = 1.0) -> Ball:  # noqa: D102
-        return ramped(self.threat, self.ramp, progress)

@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -173,3 +173,16 @@ def _printable(text: str) -> str:
     """Text from a file as something that may stand in a one-line message."""
     plain = text if text.isprintable() else ascii(text)
     return plain if len(plain) <= 120 else plain[:117] + "..."
+
+
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def add_weights(digest: Digest, model: nn.Module) -> None:
+    """Let a digest depend on the names and values of all weights and buffers of a model."""
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

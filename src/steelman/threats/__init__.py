@@ -98,6 +98,17 @@ class Ball(Threat):
         raise NotImplementedError
 
 
+def as_ball(threat: Threat) -> Ball:
+    """The same threat, seen to be a ball.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(threat, Ball):
+        raise UsageError(f"the threat is {threat!r}. Expected a ball such as Linf(0.3) or L2(1.5).")
+    return threat
+
+
 @dataclass(frozen=True, repr=False)
 class Linf(Ball):
     """No pixel changes by more than eps (Goodfellow et al. 2015, arXiv:1412.6572)."""
