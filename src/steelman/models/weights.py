@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -175,6 +175,7 @@ def _printable(text: str) -> str:
     return plain if len(plain) <= 120 else plain[:117] + "..."
 
 
+@runtime_checkable
 class Digest(Protocol):
     """What hashlib makes."""
 
