@@ -1,10 +1,7 @@
 """strike(): guard the model, attack what it gets right, judge what comes back, and keep every image's outcome."""
 
-import contextlib
 import json
-import os
 import time
-from collections.abc import Generator as Yields
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from steelman.attacks.found import Health, broken
 from steelman.data import Data
 from steelman.engine import generator_for, guarded, micro_batch, predict
 from steelman.errors import PixelError, RunError, ThreatViolation, UsageError
+from steelman.files import replacing
 from steelman.progress import Progress, silent
 from steelman.spec import parse
 from steelman.stats import Share
@@ -235,33 +233,6 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
                 "Give images of the shape it was trained on."
             ) from error
         raise
-
-
-@contextlib.contextmanager
-def replacing(*paths: Path) -> Yields[tuple[Path, ...]]:
-    """Paths beside these, to be written; they take these places, one after the other, when the block ends well.
-
-    A reader sees each old file or the new one, never half of one.
-
-    Raises:
-        RunError: the disk is full or the directory is not writable.
-    """
-    drafts = tuple(path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths)
-    try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        yield drafts
-        for draft, path in zip(drafts, paths, strict=True):
-            draft.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise RunError(
-            f"cannot write {paths[0]} ({reason}). Make room or give a place in a directory that you may write."
-        ) from None
-    finally:
-        for draft in drafts:
-            if draft.is_file():
-                draft.unlink()
 
 
 def judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels | None, x: Images) -> None:

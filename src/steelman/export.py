@@ -1,7 +1,6 @@
 """Adversarial images as files for elsewhere: one .npz or .safetensors, or a folder of 8-bit PNG files with an index."""
 
 import csv
-import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steelman.errors import RunError, UsageError
-from steelman.evaluate import Outcome, replacing
+from steelman.evaluate import Outcome
+from steelman.files import draft_of, replacing
 from steelman.stats import Share
 from steelman.types import Images
 
@@ -94,7 +94,7 @@ def _is_folder(path: Path) -> bool:
 def _write_folder(outcome: Outcome, path: Path) -> None:
     """All files into a folder beside the final one, which then takes its place."""
     pictures = _pictures(outcome.x_adv)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         draft.mkdir(parents=True)
         with (draft / INDEX).open("w", newline="") as file:

@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steelman.errors import RunError
+from steelman.files import draft_of
 from steelman.strict_json import json_text
 
 DISK_SPACE = 100 * 2**20  # bytes that must be free before anything is computed
@@ -216,7 +217,7 @@ class Run:
     def _replace(self, relative: str, write: Callable[[Path], object], *, sync: bool = False) -> Path:
         """Let `write` fill a file beside the final one, then put it there in one step."""
         path = self.path / relative
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        beside = draft_of(path)
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write(beside)

@@ -9,7 +9,7 @@ from steelman.cli import inputs, pages, results
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
 from steelman.errors import RunError
-from steelman.evaluate import replacing
+from steelman.files import replacing
 from steelman.hardening import plan
 from steelman.measurement import Measurement
 from steelman.page import Page, Trust

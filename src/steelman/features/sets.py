@@ -17,6 +17,7 @@ from steelman.data import Data, Splits
 from steelman.errors import UsageError
 from steelman.features import Inversion
 from steelman.features.inversion import Inverted, invert, random_starts
+from steelman.files import replacing
 from steelman.progress import Progress, silent
 from steelman.runs import Run
 from steelman.threats import Ball
@@ -105,6 +106,7 @@ def write_set(path: Path, splits: Splits) -> Path:
 
     Raises:
         UsageError: another ending.
+        RunError: the file cannot be written.
     """
     images, labels = torch.cat([part.images for part in splits]), torch.cat([part.labels for part in splits])
     split = torch.cat([torch.full((len(part),), number) for number, part in enumerate(splits)])
@@ -112,14 +114,13 @@ def write_set(path: Path, splits: Splits) -> Path:
     classes = splits.train.classes
     if path.suffix not in (".npz", ".safetensors"):
         raise UsageError(f"{path} is no array file. Expected one that ends in .npz or .safetensors.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    if path.suffix == ".npz":
-        plain: dict[str, Any] = {name: values.numpy() for name, values in arrays.items()}
-        np.savez_compressed(beside, classes=np.array(classes), **plain)
-    else:
-        save_file(arrays, beside, {"classes": json.dumps(classes)})
-    beside.replace(path)
+    with replacing(path) as (draft,):
+        if path.suffix == ".npz":
+            plain: dict[str, Any] = {name: values.numpy() for name, values in arrays.items()}
+            with draft.open("wb") as file:  # a name would be given the ending .npz once more
+                np.savez_compressed(file, classes=np.array(classes), **plain)
+        else:
+            save_file(arrays, draft, {"classes": json.dumps(classes)})
     return path
 
 

@@ -1,6 +1,5 @@
 """The net of study `features` (project xziyue/robust_mnist_feature_py, 2019), whose layer of 100 units is inverted."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from steelman.models import Architecture
-from steelman.models.layers import dropout, flat_size
+from steelman.models._features import feature_network
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,12 +28,12 @@ class FC100(Architecture):
         Raises:
             UsageError: images of this shape are too small for the layers, or a dropout rate is no probability.
         """
-        convolutions = [nn.Conv2d(shape[0], 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
-        size = flat_size(type(self).__name__, shape, nn.Sequential(*convolutions))
-        features = [*convolutions, dropout(self.conv_dropout), nn.Flatten(), nn.Linear(size, 100), nn.ReLU()]
-        head = [dropout(self.head_dropout), nn.Linear(100, classes)]
-        for layer in [*features, *head]:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
-        return nn.Sequential(OrderedDict(features=nn.Sequential(*features), head=nn.Sequential(*head)))
+        return feature_network(
+            type(self).__name__,
+            shape,
+            classes,
+            filters=(32, 64),
+            units=100,
+            conv_dropout=self.conv_dropout,
+            head_dropout=self.head_dropout,
+        )
