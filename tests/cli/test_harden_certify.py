@@ -50,6 +50,9 @@ def test_a_curve_with_certificates_is_a_band(runs, call, tmp_path):
     code, out, _ = call("evaluate", runs / "plain", *words)
     assert code == 0
     assert "certified <= true <= robust" in out
+    table = out[out.index("\neps") + 1 :].splitlines()
+    assert table[0].split()[-1] == "certified"
+    assert [line.count("%") for line in table[1:3]] == [2, 2]  # robust and certified at each radius
     page = json.loads((tmp_path / "e" / "results" / "page.json").read_text())
     lines = [item for section in page["sections"] for item in section["items"] if item["kind"] == "lines"]
     attacked, proven = lines[0]["panels"][0]["series"]

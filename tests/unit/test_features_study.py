@@ -131,6 +131,17 @@ class TestOnDisk:
         assert torch.equal(following, (originals.labels + 1) % 10)
         assert (done / "sets" / "nonrobust" / "x_9.npy").is_file()
 
+    def test_a_sheet_shows_25_images_of_a_class_row_by_row(self, done):
+        originals = Digits().splits().train.first(60)
+        mine = originals.pixels()[originals.labels == 3]
+        sheet = Run.existing(done).read_tensors("examples/classes.safetensors")["x"][3 * 5]  # row 3, column "original"
+        assert sheet.shape == (1, 5 * 28 + 4, 5 * 28 + 4)
+        assert torch.allclose(sheet[:, :28, 29:57], mine[1])
+        assert (sheet[:, 28] == 0.5).all()
+        last = len(mine) - 1
+        row, column = 29 * (last // 5), 29 * (last % 5)
+        assert torch.allclose(sheet[:, row : row + 28, column : column + 28], mine[last])
+
     def test_what_is_finished_is_not_done_again(self, done):
         before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.suffix in (".json", ".safetensors")}
         TINY.run(done)

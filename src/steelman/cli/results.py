@@ -135,17 +135,26 @@ def curve_head(facts: dict[str, Any]) -> str:
 
 
 def curve_table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """One row an eps, one column a model; below them how far the right images hold."""
-    curves = [model["curve"] for model in facts["models"]]
-    rows = [
-        [f"{points[0]['eps']:.4g}", *(str(Share(**point["robust"])) for point in points)]
-        for points in zip(*(one["points"] for one in curves), strict=True)
-    ]
-    for share in curves[0]["quantiles"]:
-        radii = [one["quantiles"][share] for one in curves]
+    """One row an eps, one column a model and one for what is certified of it; below how far the right images hold."""
+    columns, by_column, radii = ["eps"], [], []
+    for model in facts["models"]:
+        columns.append(model["model"])
+        by_column.append([str(Share(**point["robust"])) for point in model["curve"]["points"]])
+        radii.append(model["curve"]["quantiles"])
+        if "bracket" in model:
+            columns.append("certified" if len(facts["models"]) == 1 else f"{model['model']}, certified")
+            by_column.append([str(Share(**point["certified"])) for point in model["bracket"]["points"]])
+            radii.append(None)
+    eps = [f"{point['eps']:.4g}" for point in facts["models"][0]["curve"]["points"]]
+    rows = [list(row) for row in zip(eps, *by_column, strict=True)]
+    for share in radii[0]:
         name = "median radius" if share == "0.5" else f"{100 * float(share):g} % within"
-        rows.append([name, *("beyond" if radius is None else f"{radius:.4g}" for radius in radii)])
-    return ["eps", *(model["model"] for model in facts["models"])], rows
+        rows.append([name, *("" if one is None else _radius(one[share]) for one in radii)])
+    return columns, rows
+
+
+def _radius(radius: float | None) -> str:
+    return "beyond" if radius is None else f"{radius:.4g}"
 
 
 def curve_cost(facts: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from steelman.data import Splits
@@ -15,7 +16,8 @@ from steelman.threats.groups import ORIGINAL
 if TYPE_CHECKING:
     from steelman.studies.features.collect import Reconstructed
 
-SIDE = 5  # images of each class in a grid
+SIDE = 5  # images of a class across and down a sheet
+LINE = 0.5  # brightness of what is between them
 GRID_SETS = (
     ("original", "original"),
     ("robust", "robust"),
@@ -42,19 +44,24 @@ def strips(run: Run, plan: Plan, splits: Splits) -> tuple[Grid, Grid]:
     return grids[0], grids[1]
 
 
-def class_grids(run: Run, made: "Reconstructed") -> tuple[Grid, ...]:
-    """For each set five images of each class, a column a class: the same images in the same places of every grid."""
+def class_grid(run: Run, made: "Reconstructed") -> Grid:
+    """A row a class, a column a set, and there 5 x 5 images: the same ones in the same places of every column."""
     labels, classes = made.originals.labels, made.originals.classes
-    members = [(labels == label).nonzero().squeeze(1)[:SIDE] for label in range(len(classes))]
-    grids: list[Grid] = []
-    for name, words in GRID_SETS:
-        x = _set_pixels(run, name)
-        columns = [torch.cat((x[rows], x.new_zeros((SIDE - len(rows), *x.shape[1:])))) for rows in members]
-        file = f"examples/classes-{name}.safetensors"
-        run.write_tensors(file, {"x": torch.stack(columns, dim=1).flatten(0, 1).contiguous()})
-        caption = f"{words.capitalize()}: the first five training images of each class."
-        grids.append(Grid(f"classes-{name}", caption, file, len(classes), heads=classes))
-    return tuple(grids)
+    sets = [_set_pixels(run, name) for name, _ in GRID_SETS]
+    members = [(labels == label).nonzero().squeeze(1)[: SIDE**2] for label in range(len(classes))]
+    sheets = [_sheet(x[rows]) for rows in members for x in sets]
+    run.write_tensors("examples/classes.safetensors", {"x": torch.stack(sheets)})
+    words = tuple(name for name in classes for _ in sets)
+    heads = tuple(head for _, head in GRID_SETS)
+    caption = f"The first {SIDE**2} training images of each class: as they are, and what each network made of them."
+    return Grid("classes", caption, "examples/classes.safetensors", len(sets), words, heads)
+
+
+def _sheet(x: Tensor) -> Tensor:
+    """Up to 5 x 5 images as one, (c, 5 h + 4, 5 w + 4), with grey lines between them; places without one are black."""
+    filled = torch.cat((x, x.new_zeros((SIDE**2 - len(x), *x.shape[1:]))))
+    framed = F.pad(filled, (0, 1, 0, 1), value=LINE).unflatten(0, (SIDE, SIDE))
+    return framed.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)[:, :-1, :-1].contiguous()
 
 
 def residual_histogram(made: "Reconstructed") -> Lines:

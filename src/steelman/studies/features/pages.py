@@ -10,7 +10,7 @@ from steelman.data import Splits
 from steelman.page import Check, Item, Page, Section, Table, Trust
 from steelman.runs import Run, environment
 from steelman.stats import mean_sd
-from steelman.studies.features.figures import blind_grid, class_grids, histogram, residual_histogram, strips
+from steelman.studies.features.figures import blind_grid, class_grid, histogram, residual_histogram, strips
 from steelman.studies.features.plan import GROUPS, PUBLISHED, Plan
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _files_table(found: Measured) -> Table:
 
 
 def _reconstruction_items(run: Run, made: "Reconstructed") -> tuple[Item, ...]:
-    return (residual_histogram(made), *class_grids(run, made))
+    return (residual_histogram(made), class_grid(run, made))
 
 
 def _distance_items(found: Measured) -> tuple[Item, ...]:
