@@ -79,7 +79,8 @@ def steady_allocator() -> Yields[None]:
 def micro_batch(model: nn.Module, x: Tensor) -> int:
     """How many images of x's shape to run at a time: as many as keep the saved activations in the cache.
 
-    It depends on the model and the shape only, never on the number of images or on timing: same inputs, same bits.
+    At least as many as `forward` fills fewer up to. It depends on the model and the shape only, never on the number of
+    images or on timing: same inputs, same bits.
     """
     if x.is_cuda:
         return 1024
@@ -97,7 +98,7 @@ def micro_batch(model: nn.Module, x: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, floats + x[0].numel())))
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, floats + x[0].numel())))
 
 
 def generator_for(x: Tensor, seed: int = 0) -> torch.Generator:

@@ -32,6 +32,7 @@ KINDS = {
     "measurement": ("steelman.measurement", "Measurement"),
     "certification": ("steelman.certification", "Certification"),
     "comparison": ("steelman.comparison", "Comparison"),
+    "crossing": ("steelman.crossing", "Crossing"),
     "study": ("steelman.studies", "Study"),
 }
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from steelman.page import Matrix, Page
+from steelman.spec import parse
 
 THREAT = ("--threat", "Linf(0.2)", "--num", "10")
 
@@ -27,6 +28,11 @@ def test_the_diagonal_is_white_box_and_a_page_is_kept(call, runs, tmp_path):
     assert robust[1][0] == evaluated["robust"]["value"]
     page = Page.load(tmp_path / "m" / "results" / "page.json")
     assert [type(item) for item in page.sections[0].items] == [Matrix]
+    assert "FGSM() carries over best, from" in page.headline
+    spec = (tmp_path / "m" / "spec.txt").read_text().strip()
+    assert repr(parse(spec, "crossing")) == spec
+    again = told(call, spec, "--out", tmp_path / "again")
+    assert again["matrices"] == facts["matrices"]
     assert told(call, *words) == facts  # not computed again
 
 
@@ -34,6 +40,10 @@ def test_a_saved_set_is_judged(call, runs, tmp_path, refused):
     assert call("attack", runs / "plain", "FGSM()", *THREAT, "--save", tmp_path / "set")[0] == 0
     facts = told(call, runs / "other", *THREAT, "--sets", tmp_path / "set.safetensors")
     assert facts["matrices"][0]["rows"] == ["no attack", "set"]
+    both = (runs / "plain", *THREAT, "--attacks", "FGSM()", "--sets", tmp_path / "set")
+    assert call("attack", runs / "plain", "FGSM()", *THREAT, "--save", tmp_path / "plain")[0] == 0
+    named = told(call, *both, tmp_path / "plain")["matrices"][0]  # a set that is called as the run is
+    assert named["rows"] == ["no attack", "set", "plain (saved)", "plain"]
     words = (runs / "other", "--threat", "Linf(0.2)", "--num", "8", "--sets", tmp_path / "set")
     assert "the set set holds 10 other images than the 8" in refused("transfer-matrix", *words)
 
@@ -41,6 +51,7 @@ def test_a_saved_set_is_judged(call, runs, tmp_path, refused):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (("--sets", "nowhere"), "cannot read the outcome"),
         ((), "1 runs and 0 sets were given. Expected two runs or more"),
         (("other", "--attacks", "FGSM()", "FGSM()"), "an attack was given twice"),
     ],

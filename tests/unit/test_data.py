@@ -25,7 +25,17 @@ def numbered(counts: list[int]) -> Data:
 
 
 def test_every_source_is_found_by_the_spec_reader() -> None:
-    assert list(catalogue("data")) == ["Arrays", "CIFAR10", "Classes", "Digits", "Fashion", "Folder", "MNIST", "PACS"]
+    assert list(catalogue("data")) == [
+        "Arrays",
+        "CIFAR10",
+        "Classes",
+        "Digits",
+        "Fashion",
+        "Folder",
+        "MNIST",
+        "PACS",
+        "TextureVsShape",
+    ]
     assert repr(parse("mnist", "data")) == "MNIST()"
     folder = parse("folder('cats.zip', size=32, skip_bad=True)", "data")
     assert repr(folder) == "Folder('cats.zip', size=32, skip_bad=True)"

@@ -88,7 +88,8 @@ class TestPlan:
 
     def test_published_is_the_originals_protocol(self) -> None:
         plan = dataclasses.replace(PHOTOS, preset="published", scale="full").plan(TEN, (3, 64, 64))
-        assert plan.threat == Linf(0.005)  # 0.01 of [-1, 1]
+        assert (plan.threat, plan.eps_from) == (Linf(0.005), "original")  # 0.01 of [-1, 1]
+        assert Transfer(eps=0.1).plan(TEN, (1, 28, 28)).eps_from == "asked"
         assert {arm.name for arm in plan.arms} == set(PUBLISHED)
         adam, second = plan.trainings(Arm("A8B+", "AnB+", 8), 0)
         assert (adam.recipe.optimizer, adam.recipe.lr, adam.recipe.epochs) == ("adam", 1e-4, 2)
@@ -188,6 +189,25 @@ class TestOnDisk:
         table = next(item for item in items if isinstance(item, Table))
         assert [row[0] for row in table.rows] == ["base", "A1B", "A3B", "A1B+", "A3B+", "LP-FT"]
         assert any("standard error" in words for words in page.findings)
+
+    def test_eps_is_the_first_at_which_base_b_keeps_half_of_its_val_images(self, done: Path) -> None:
+        """By its own FGSM, written out: x + eps sign(gradient of the cross-entropy), pixels in [0, 1]."""
+        tried = Run.existing(done).read_json("eps")
+        assert all(one["kept"]["value"] < 0.5 <= tried[-1]["kept"]["value"] for one in tried[:-1])
+        assert tried[0]["eps"] == Digits.usual_eps
+        trained = load_run(done / "parts" / "base-0")
+        val = trained.training.data.splits().val
+        x = val.pixels().requires_grad_()
+        logits = trained.model(x)
+        torch.nn.functional.cross_entropy(logits, val.labels, reduction="sum").backward()
+        assert x.grad is not None
+        right = logits.argmax(1) == val.labels
+        moved = (x + tried[-1]["eps"] * x.grad.sign()).clamp(0, 1)
+        kept = (trained.model(moved).argmax(1) == val.labels)[right].float().mean().item()
+        assert kept == pytest.approx(tried[-1]["kept"]["value"])
+        page = Page.load(done / "results" / "page.json")
+        assert page.facts["threat"] == repr(Linf(tried[-1]["eps"]))
+        assert "shape and texture" not in page.facts  # digits are nobody's shape
 
     def test_what_is_finished_is_not_done_again(self, done: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in done.rglob("*.json")}

@@ -1,8 +1,7 @@
 """`steelman transfer-matrix`: adversarial images made on each of several classifiers, judged on every other."""
 
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -10,22 +9,27 @@ from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOptio
 from steelman.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
-    from steelman.page import Matrix
+    from steelman.page import Matrix, Trust
 
 DEFAULT = ("FGSM()", "PGD(steps=20)", "MIFGSM()", "NIFGSM()", "DIFGSM()", "TIFGSM()", "VMIFGSM()")
 
 
 def transfer_matrix(
-    *runs: Annotated[str, Parameter(help="Run directories: sources and targets.")],
+    *runs: Annotated[str, Parameter(help="Run directories: sources and targets. Or the text of a spec.txt.")],
     attacks: Annotated[
         list[str] | None, Parameter(consume_multiple=True, help='Such as "FGSM()" "MIFGSM()"; else seven usual ones.')
     ] = None,
     sets: Annotated[
-        list[Path] | None, Parameter(consume_multiple=True, help="What attack --save wrote, on the same images.")
+        list[Path] | None,
+        Parameter(
+            consume_multiple=True,
+            help="What attack --save wrote, on the same images; it stops at each one's first success.",
+        ),
     ] = None,
     threat: ThreatOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
+    split: Annotated[Literal["test", "val", "train"], Parameter(help="Which images.")] = "test",
     num: Annotated[int | None, Parameter(help="Only the first so many images.")] = None,
     skip_bad: SkipOption = False,
     seed: Annotated[int, Parameter(help="Of the attacks' random choices.")] = 0,
@@ -35,27 +39,32 @@ def transfer_matrix(
 ) -> None:
     """Make adversarial images on each classifier, and judge them on every other.
 
-    Every image of the test split is attacked, also one that its source gets wrong. An image counts when the judge is
+    Every image of the split is attacked, also one that its source gets wrong. An image counts when the judge is
     right on it before and after; where source and judge are the same classifier the attack is white-box.
     """
     from steelman.cli import crossing
     from steelman.cli.options import Subject
+    from steelman.crossing import recorded, verdicts
 
-    subject = Subject(None, None, data, data_root, "test", num, skip_bad, seed, device)
+    subject = Subject(None, None, data, data_root, split, num, skip_bad, seed, device)
     words = ("FGSM()",) if sets and not attacks else tuple(attacks or DEFAULT)
     asked = crossing.asked(runs, words, threat, subject, tuple(sets or ()), own=bool(attacks) or not sets)
-    command = ["steelman", "transfer-matrix", *asked.measurement.runs, "--threat", repr(asked.measurement.threat)]
-    command += ["--attacks", *map(repr, asked.attacks)] if asked.attacks else []
-    facts, items = crossing.crossed(asked, subject, out, shlex.join(command))
+    facts = crossing.crossed(asked, subject, out)
     if as_json:
         say_json(facts)
         return
-    for item in items:
-        say(item.caption)
+    say(f"{facts['n']} images of {facts['data']} ({facts['split']})", *(f"note     {one}" for one in facts["notes"]))
+    for item in recorded(facts):
+        say("", item.caption)
         say_table(*_table(item))
-        say("")
+    say("", *(f"trust    {panel.verdict}: {panel.subject}{_why(panel)}" for panel in verdicts(facts)))
     if out is not None:
         say(str(out))
+
+
+def _why(panel: "Trust") -> str:
+    names = [check.name for check in panel.checks if check.verdict in ("warn", "fail")]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _table(item: "Matrix") -> tuple[list[str], list[list[str]]]:

@@ -39,6 +39,8 @@ from steelman.studies.transfer.plan import (
     usual_cuts,
     usual_treatments,
 )
+from steelman.studies.transfer.radius import with_radius
+from steelman.studies.transfer.shape import shapes
 from steelman.threats import Linf
 from steelman.train import Training, train
 
@@ -60,7 +62,8 @@ class Transfer(Study):
         init: what is above the copied blocks: a random draw (meant), or A's weights as well (what the original did).
         epochs: of training on B; published 4, with a second optimiser for the last half of AnB+.
         lr: of training on B; published 1e-4.
-        eps: the radius, L-inf; published 0.01 where pixels run from -1 to 1, which is 0.005 here.
+        eps: the radius, L-inf; published 0.01 where pixels run from -1 to 1, which is 0.005 here. Without a pretrained
+            network it is chosen on val images of base B (see steelman.studies.transfer.radius).
         attacks: those of the matrix, each made on every source network and judged on all.
         also: further sets, whose test images of B's classes every network is judged on.
         seeds: how many.
@@ -103,10 +106,9 @@ class Transfer(Study):
         epochs = self.epochs or (8 if twin and not published else 4)
         task_a, task_b = _halves(self.data, classes, self.seed) if twin else (self.data, self.data)
         cuts = self.cuts or usual_cuts(points, scale.cuts)
-        treatments = self.treatments or usual_treatments(self.preset)
+        treatments = self.treatments or usual_treatments(self.preset, scale)
         a = Training(network, task_a, default_recipe(network, epochs=2 * epochs), seed=self.seed, num=scale.num_train)
-        # at the usual radius no image of the twin holds anywhere
-        usual_eps = round(self.data.usual_eps / 3, 3) if twin else PUBLISHED_EPS
+        usual_eps = self.data.usual_eps if twin else PUBLISHED_EPS
         return Plan(
             scale=scale,
             network=network.blank(),
@@ -117,6 +119,7 @@ class Transfer(Study):
             deepest=points[-1],
             init=self.init or ("pretrained" if published else "random"),
             threat=Linf(usual_eps if self.eps is None else self.eps),
+            eps_from="asked" if self.eps is not None else "val" if twin else "original",
             attacks=self.attacks or scale.family,
             also=self.also or (self.data.domains() if isinstance(self.data, PACS) else ()),
             epochs=epochs,
@@ -132,10 +135,13 @@ class Transfer(Study):
         plan = self.plan(whole.train.classes, whole.train.shape, root)
         splits = plan.b.splits(root, progress)
         trainings = sum(len(plan.trainings(arm, 0)) for arm in plan.every_arm)
-        stages = Stages(progress, 2 + len(plan.seeds) * (2 * trainings + len(plan.arms)) + len(plan.sources))
+        stages = Stages(progress, 3 + len(plan.seeds) * (2 * trainings + len(plan.arms)) + len(plan.sources))
         with Run.open(out, repr(self), splits.digest, command=command) as run:
             if not run.finished:
                 _train_a(plan, run, root, stages)
+                if plan.eps_from == "val":
+                    _train_arm(plan, run, plan.arms[0], plan.seeds[0], root)
+                    plan = with_radius(run, plan, splits.val)
                 for seed in plan.seeds:
                     _one_seed(plan, run, seed, root, splits, stages)
                 test, first = splits.test.first(plan.scale.num_test), plan.seeds[0]
@@ -144,6 +150,7 @@ class Transfer(Study):
                 further = measure.also_sets(plan, splits.train.classes, root)
                 measure.elsewhere(run, plan.arms, first, further)
                 measure.strip(run, plan, first, test)
+                shapes(run, plan, splits.train, root, stages.stage("shape and texture"))
                 write_page(self, plan, run, splits, command)
                 run.finish()
 
@@ -151,16 +158,23 @@ class Transfer(Study):
 def _one_seed(plan: Plan, run: Run, seed: int, root: Path | None, splits: Splits, stages: Stages) -> None:
     """Train every arm and measure it; parts that are on disk are not computed again."""
     for arm in plan.every_arm:
-        steps = plan.trainings(arm, seed)
-        for index, training in enumerate(steps, start=1):
-            last = index == len(steps)
-            place = run.path / "parts" / (part_name(arm, seed) + ("" if last else f"-{index}"))
-            train(training, place, root, stages.stage(f"{arm.name}, seed {seed}", 2))
+        stage = stages.stage(f"{arm.name}, seed {seed}", 2 * len(plan.trainings(arm, seed)))
+        _train_arm(plan, run, arm, seed, root, stage)
     test: Data = splits.test.first(plan.scale.num_test)
     for arm in plan.arms:
         probed = seed == plan.seeds[0] and arm in plan.probed
         stage = stages.stage(f"{arm.name}, seed {seed}, attacked")
         measure.measured(run, plan, arm, seed, test, probed=probed, progress=stage)
+
+
+def _train_arm(plan: Plan, run: Run, arm: Arm, seed: int, root: Path | None, progress: Progress = silent) -> None:
+    """Leave the weights of an arm in `parts`, and those after each of its earlier trainings."""
+    steps = plan.trainings(arm, seed)
+    stages = Stages(progress, len(steps))
+    for index, training in enumerate(steps, start=1):
+        name = part_name(arm, seed) + ("" if index == len(steps) else f"-{index}")
+        stage = stages.stage(f"part {index}") if len(steps) > 1 else progress
+        train(training, run.path / "parts" / name, root, stage)
 
 
 def _train_a(plan: Plan, run: Run, root: Path | None, stages: Stages) -> None:

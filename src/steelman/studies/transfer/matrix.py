@@ -12,8 +12,9 @@ from torch import Generator, nn
 
 from steelman.attacks import Attack
 from steelman.data import Data
-from steelman.engine import guarded, micro_batch, predict
+from steelman.engine import guarded, micro_batch
 from steelman.errors import UsageError
+from steelman.evaluate import accuracy
 from steelman.page import Matrix
 from steelman.progress import Progress, silent
 from steelman.stats import Share
@@ -77,9 +78,7 @@ def fits(made: AdversarialSet, data: Data, threat: Ball) -> None:
 
 def held(model: nn.Module, data: Data, made: AdversarialSet) -> Mask:
     """Which images the model gets right both as they are and attacked."""
-    with guarded(model):
-        before, after = (predict(model, x).argmax(1) for x in (data.pixels(), made.x_adv))
-    return (before == data.labels) & (after == data.labels)
+    return accuracy(model, data) & accuracy(model, (made.x_adv, made.y))
 
 
 def judged(
@@ -87,9 +86,10 @@ def judged(
 ) -> dict[tuple[str, str, str], Mask]:
     """Which images hold, by (attack, source, target)."""
     found: dict[tuple[str, str, str], Mask] = {}
+    right = {name: accuracy(model, data) for name, model in models.items()}
     for index, made in enumerate(sets):
         for name, model in models.items():
-            found[made.attack, made.source, name] = held(model, data, made)
+            found[made.attack, made.source, name] = right[name] & accuracy(model, (made.x_adv, made.y))
         progress(index + 1, len(sets), f"judging images made on {made.source}")
     return found
 

@@ -7,6 +7,7 @@ from steelman.data import Splits
 from steelman.page import Cell, Check, Grid, Item, Lines, Page, Panel, Section, Series, Table, Trust
 from steelman.runs import Run, environment
 from steelman.stats import Share, mean_sd
+from steelman.studies.transfer import radius, shape_pages
 from steelman.studies.transfer.epochs import per_epoch, scatter, write_csv
 from steelman.studies.transfer.matrix import matrix_of
 from steelman.studies.transfer.plan import PUBLISHED, Arm, Plan, part_name
@@ -24,22 +25,24 @@ def write_page(study: "Transfer", plan: Plan, run: Run, splits: Splits, command:
     rows = per_epoch(run, plan, len(splits.val))
     write_csv(run, rows)
     found = {arm.name: _found(run, plan, arm) for arm in plan.arms}
+    eps_words, eps_tables = radius.told(run, plan)
     page = Page(
         title=f"transfer to {splits.test.name.removesuffix(' test')}, {study.preset}",
         question=study.question,
         headline=headline(run, plan, found),
-        findings=findings(run, plan, found),
+        findings=(*findings(run, plan, found), *shape_pages.findings(run)),
         sections=(
             Section("Accuracy over the number of copied blocks", _scatter_text(plan), (scatter(plan, rows),)),
             Section("Natural and adversarial accuracy", _table_text(plan), (_table(plan, found),)),
-            Section("What an attack takes away", _drop_text(), tuple(_drops(run, plan))),
+            Section("What an attack takes away", _drop_text(plan), (*_drops(run, plan), _drop_table(plan, found))),
             Section("From whom to whom", _matrix_text(plan), tuple(_matrices(run))),
             *_also_sections(run, plan),
-            Section("The choice of eps", (), (_strip(run, plan),)),
+            *shape_pages.sections(run, plan),
+            Section("The choice of eps", eps_words, (*eps_tables, _strip(run, plan))),
             Section("Can these numbers be trusted?", _trust_text(plan), tuple(_trust(plan, found))),
         ),
         rerun=command or f'steelman study "{study!r}" --out {run.path}',
-        facts=_facts(study, plan, splits),
+        facts={**_facts(study, plan, splits), **shape_pages.facts(run, plan)},
     )
     page.save(run.path / "results" / "page.json")
 
@@ -50,27 +53,30 @@ def _found(run: Run, plan: Plan, arm: Arm) -> list[dict[str, Any]]:
 
 
 def _table(plan: Plan, found: dict[str, list[dict[str, Any]]]) -> Table:
-    columns = ["network", "blocks copied", *(label for _, label in MEASURES), "standard error, FGSM of A"]
-    columns += ["drop, own FGSM", "relative drop"]
+    rows = tuple((arm.name, *(found[arm.name][0][key] for key, _ in MEASURES)) for arm in plan.arms)
+    caption = (
+        "Accuracy on B's test images, first seed. Under an attack an image counts when it is right before and after. "
+        "PGD is judged on fewer images."
+    )
+    return Table(caption, ("network", *(label for _, label in MEASURES)), rows)
+
+
+def _drop_table(plan: Plan, found: dict[str, list[dict[str, Any]]]) -> Table:
+    """What is lost in points and relatively, and beside it what the original reported and how seeds differ."""
     many = len(plan.seeds) > 1
-    columns += [f"natural, mean ± sd of {len(plan.seeds)} seeds"] if many else []
-    columns += [f"FGSM, mean ± sd of {len(plan.seeds)} seeds"] if many else []
+    columns = ["network", "drop, own FGSM", "relative drop", "standard error, FGSM of A"]
+    columns += [f"{label}, mean ± sd of {len(plan.seeds)} seeds" for label in ("natural", "FGSM")] if many else []
     columns += ["published natural", "published adversarial"] if _comparable(plan) else []
     rows: list[tuple[Cell, ...]] = []
     for arm in plan.arms:
         first = found[arm.name][0]
         natural, attacked = first["natural"]["value"], first["fgsm"]["value"]
-        row: list[Cell] = [arm.name, arm.blocks, *(first[key] for key, _ in MEASURES)]
         relative = f"{100 * (1 - attacked / natural):.1f} %" if natural else "undefined"
-        row += [_error(first["of_a"]), f"{100 * (natural - attacked):.1f} points", relative]
+        row: list[Cell] = [arm.name, f"{100 * (natural - attacked):.1f} points", relative, _error(first["of_a"])]
         row += [_spread(found[arm.name], key) for key in ("natural", "fgsm")] if many else []
         row += _published(arm) if _comparable(plan) else []
         rows.append(tuple(row))
-    caption = (
-        "Accuracy on B's test images, first seed. Under an attack an image counts when it is right before and after. "
-        "PGD is judged on fewer images."
-    )
-    return Table(caption, tuple(columns), tuple(rows))
+    return Table("What each network's own FGSM takes away, first seed.", tuple(columns), tuple(rows))
 
 
 def _drops(run: Run, plan: Plan) -> list[Item]:
@@ -162,21 +168,21 @@ def _scatter_text(plan: Plan) -> tuple[str, ...]:
 
 
 def _table_text(plan: Plan) -> tuple[str, ...]:
-    words = [
+    return (
         f"“FGSM, own” is white-box. “FGSM of A” are images made once on {plan.reference}, A's blocks under a linear "
         "layer that knows B's classes: the original attacked every network with such images, and a network that shares "
-        "more with A meets a better fitted attack."
-    ]
+        "more with A meets a better fitted attack.",
+    )
+
+
+def _drop_text(plan: Plan) -> tuple[str, ...]:
+    words = ["A relative drop flatters a network that was often right before: both drops are shown on the same axes."]
     if _comparable(plan):
         words.append(
             "Published: 6,000 images of ImageNet-R, attacked on A, accuracy on all attacked images, one run. The "
             "standard error of 26 % of 6,000 images is 0.57 points."
         )
     return tuple(words)
-
-
-def _drop_text() -> tuple[str, ...]:
-    return ("A relative drop flatters a network that was often right before: both drops are shown on the same axes.",)
 
 
 def _matrix_text(plan: Plan) -> tuple[str, ...]:

@@ -40,15 +40,18 @@ class Scale:
     num_probe: int  # looked at by the trust checks
     family: tuple[Attack, ...]  # of the matrix
     judge: Attack = PGD(steps=20)  # noqa: RUF009 (frozen)
+    num_shape: int | None = None  # pictures of each kind that tell shape from texture
+    treatments: tuple[Treatment, ...] = get_args(Treatment)
 
 
+_CHEAP: tuple[Treatment, ...] = ("base", "AnB", "AnB+", "BnB", "LP-FT", "AFT")  # of BnB+ little is asked for its cost
 SCALES = {
-    "smoke": Scale(2, 1, None, 150, 80, 8, QUICK_FAMILY),
-    "quick": Scale(None, 1, 480, 300, 64, 8, QUICK_FAMILY, PGD(steps=10)),
+    "smoke": Scale(2, 1, 64, 40, 16, 8, (FGSM(), PGD(steps=5)), PGD(steps=5), num_shape=16, treatments=_CHEAP),
+    "quick": Scale(None, 1, 384, 240, 48, 8, QUICK_FAMILY, PGD(steps=10), num_shape=160, treatments=_CHEAP),
     "full": Scale(None, 3, None, None, 500, 64, FAMILY),
 }
 TWIN_SCALES = {
-    "smoke": SCALES["smoke"],
+    "smoke": Scale(2, 1, None, 150, 80, 8, QUICK_FAMILY),
     "quick": Scale(None, 2, 4_000, 500, 120, 16, QUICK_FAMILY),
     "full": Scale(None, 5, None, None, 1_000, 128, FAMILY),
 }
@@ -103,7 +106,8 @@ class Plan:
     cuts: tuple[int, ...]
     deepest: int  # the largest cut of the network
     init: Init
-    threat: Linf
+    threat: Linf  # where eps is chosen on val, the usual radius until then
+    eps_from: Literal["asked", "original", "val"]
     attacks: tuple[Attack, ...]
     also: tuple[Source, ...]
     epochs: int
@@ -221,9 +225,9 @@ def check(treatments: tuple[str, ...], cuts: tuple[int, ...], possible: tuple[in
             raise UsageError(f"there is no cut behind {cut} blocks. Possible: {', '.join(map(str, possible))}.")
 
 
-def usual_treatments(preset: str) -> tuple[str, ...]:
-    """As published, or with the controls that it lacked and two remedies."""
-    return ("base", "AnB", "AnB+") if preset == "published" else get_args(Treatment)
+def usual_treatments(preset: str, scale: Scale) -> tuple[Treatment, ...]:
+    """As published, or with the controls that it lacked and two remedies, as far as the scale has time for them."""
+    return ("base", "AnB", "AnB+") if preset == "published" else scale.treatments
 
 
 def usual_cuts(possible: tuple[int, ...], num: int | None) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def _ends(run: Run, plan: Plan, found: Found, sign: str, said: str) -> list[str]
     verdict = _verdict(p, "falls" if change < 0 else "rises", "does not change beyond chance")
     return [
         f"With A's blocks copied {said}, natural accuracy {verdict} from {arms[0]} {_value(found, arms[0], 'natural')} "
-        f"to {arms[-1]} {_value(found, arms[-1], 'natural')} (same images, McNemar {_p(p)})."
+        f"to {arms[-1]} {_value(found, arms[-1], 'natural')} (same images, McNemar {p_text(p)})."
     ]
 
 
@@ -62,7 +62,7 @@ def _against_base(run: Run, plan: Plan, found: Found) -> list[str]:
             verdict = _verdict(p, "better than" if more else "worse than", "not told apart from")
             said.append(
                 f"{arm} is {verdict} base B in {words}: {_value(found, arm, key)} against "
-                f"{_value(found, 'base', key)} (McNemar {_p(p)})."
+                f"{_value(found, 'base', key)} (McNemar {p_text(p)})."
             )
     return said
 
@@ -81,7 +81,7 @@ def _best_depth(run: Run, plan: Plan, found: Found) -> list[str]:
     ends = "a difference beyond chance" if p < LEVEL else f"so “{best} is best” says nothing"
     words = (
         f"Of the AnB+, {best} keeps most images under FGSM of A, {_percent(one)}, and {rival} fewest, "
-        f"{_percent(other)}: {100 * gap:.1f} points{in_errors} (McNemar {_p(p)}), {ends}."
+        f"{_percent(other)}: {100 * gap:.1f} points{in_errors} (McNemar {p_text(p)}), {ends}."
     )
     if type(plan.network).__name__ == "MobileNetV2":
         words += " The original's “16 blocks is best”, 26.13 against 25.83 %, is below one standard error (0.57 points)"
@@ -115,7 +115,7 @@ def _controls(run: Run, plan: Plan, found: Found) -> list[str]:
         verdict = _verdict(p, "better" if more else "worse", "not told apart")
         said.append(
             f"Frozen blocks of A against frozen blocks of base B: {a} {_value(found, a, 'natural')}, {b} "
-            f"{_value(found, b, 'natural')}, {verdict} (McNemar {_p(p)})."
+            f"{_value(found, b, 'natural')}, {verdict} (McNemar {p_text(p)})."
         )
     return said
 
@@ -130,7 +130,7 @@ def _remedies(run: Run, plan: Plan, found: Found) -> list[str]:
     verdict = _verdict(p, "holds more than" if more else "holds fewer than", "is not told apart from")
     return [
         f"Under PGD, adversarial fine-tuning (AFT) {_value(found, 'AFT', 'pgd')} {verdict} the best of the "
-        f"others, {rival} {_value(found, rival, 'pgd')} (McNemar {_p(p)}); its natural accuracy is "
+        f"others, {rival} {_value(found, rival, 'pgd')} (McNemar {p_text(p)}); its natural accuracy is "
         f"{_value(found, 'AFT', 'natural')}."
     ]
 
@@ -155,7 +155,11 @@ def _verdict(p: float, sure: str, unsure: str) -> str:
 
 
 def _value(found: Found, name: str, key: str) -> str:
-    share = found[name][0][key]
+    return share_text(found[name][0][key])
+
+
+def share_text(share: dict[str, Any]) -> str:
+    """A measured share with its interval and n, as a sentence takes it."""
     return f"{_percent(share)} [{100 * share['low']:.1f}, {100 * share['high']:.1f}] of {share['n']}"
 
 
@@ -163,5 +167,6 @@ def _percent(share: dict[str, Any]) -> str:
     return f"{100 * share['value']:.1f} %"
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
+    """McNemar's p in words."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
