@@ -9,6 +9,9 @@ import jaxtyping
 from coverage import Coverage
 from jaxtyping import install_import_hook
 
+from tests import watching
+
+jaxtyping.jaxtyped = watching.jaxtyped
 install_import_hook("steelman", "beartype.beartype")
 
 from collections.abc import Iterator  # noqa: E402
@@ -33,7 +36,32 @@ def data_root() -> Path:
     return Path(root)
 
 
-PLAIN = ("tests/contracts/test_attacks.py", "tests/oracles/", "tests/peers/")  # the same calls over and over
+@pytest.fixture(scope="module")
+def short_probes() -> Iterator[None]:
+    """The trust checks' probes with few steps, where only that they are asked matters."""
+    from steelman import trust
+    from steelman.attacks.pgd import PGD
+    from steelman.attacks.square import Square
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trust, "SHORT", PGD(steps=3))
+        patch.setattr(trust, "LONG", PGD(steps=6, loss="margin"))
+        patch.setattr(trust, "SCORES", Square(queries=20))
+        yield
+
+
+PLAIN = (  # the same calls over and over
+    "tests/contracts/test_attacks.py",
+    "tests/oracles/",
+    "tests/peers/",
+    "tests/unit/test_bounds.py::test_no_allowed_image_is_below_its_bound",
+    "tests/unit/test_bounds.py::test_no_image_proven_robust_is_ever_broken",
+    "tests/unit/test_attack_reliable.py::test_it_breaks_all_that_long_attacks_break",
+)
+
+
+def pytest_runtest_setup() -> None:
+    watching.begin_test()
 
 
 @pytest.fixture(autouse=True)

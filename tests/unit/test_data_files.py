@@ -1,5 +1,6 @@
 """MNIST, Fashion-MNIST and CIFAR-10: read, verified and downloaded, with stand-ins in the true formats and sizes."""
 
+import functools
 import gzip
 import hashlib
 import io
@@ -8,7 +9,7 @@ import struct
 import tarfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,21 +53,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     server.server_close()
 
 
-def idx_files() -> dict[str, bytes]:
+@functools.cache
+def files() -> dict[str, bytes]:
     """Four files of MNIST's format; the first three pixels of an image spell its position, labels are position % 10."""
-    files = {}
+    made = {}
     for part, num in (("train", 60_000), ("t10k", 10_000)):
         images = np.zeros((num, 28 * 28), np.uint8)
         order = np.arange(num)
         images[:, 0], images[:, 1], images[:, 2] = order // 65536, order // 256 % 256, order % 256
         images[:, 28 * 28 - 1] = 77
-        files[f"{part}-images-idx3-ubyte"] = struct.pack(">4i", 2051, num, 28, 28) + images.tobytes()
-        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">2i", 2049, num) + (order % 10).astype(np.uint8).tobytes()
-    return files
+        made[f"{part}-images-idx3-ubyte"] = struct.pack(">4i", 2051, num, 28, 28) + images.tobytes()
+        made[f"{part}-labels-idx1-ubyte"] = struct.pack(">2i", 2049, num) + (order % 10).astype(np.uint8).tobytes()
+    return made
 
 
-FILES = idx_files()
-PACKED = {f"{name}.gz": gzip.compress(content, 1, mtime=0) for name, content in FILES.items()}
+@functools.cache
+def packed_files() -> dict[str, bytes]:
+    return {f"{name}.gz": gzip.compress(content, 1, mtime=0) for name, content in files().items()}
+
+
+@functools.cache
+def digests() -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """MD5 of the files, and of the packed ones."""
+    hexes = [{name: md5(content).hexdigest() for name, content in made.items()} for made in (files(), packed_files())]
+    return hexes[0], list(hexes[1].items())
 
 
 def positions(images: torch.Tensor) -> list[int]:
@@ -77,10 +87,9 @@ def positions(images: torch.Tensor) -> list[int]:
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digests of the stand-ins are the ones to expect."""
-    digests = {name: md5(content).hexdigest() for name, content in FILES.items()}
-    packed = [(name, md5(content).hexdigest()) for name, content in PACKED.items()]
+    plain, packed = digests()
     for source, dataset in ((MNIST, "MNIST"), (Fashion, "FashionMNIST")):
-        monkeypatch.setattr(source, "md5", digests)
+        monkeypatch.setattr(source, "md5", plain)
         monkeypatch.setattr(getattr(torchvision.datasets, dataset), "resources", packed)
         monkeypatch.setattr(getattr(torchvision.datasets, dataset), "mirrors", ["http://127.0.0.1:9/"])  # discard port
 
@@ -93,9 +102,9 @@ def written(root: Path, dataset: str, files: dict[str, bytes]) -> Path:
     return raw
 
 
-@pytest.mark.parametrize("files", [FILES, PACKED], ids=["plain", "gz"])
-def test_idx_files_are_read_in_order(files: dict[str, bytes], tmp_path: Path) -> None:
-    written(tmp_path, "MNIST", files)
+@pytest.mark.parametrize("made", [files, packed_files], ids=["plain", "gz"])
+def test_idx_files_are_read_in_order(made: Callable[[], dict[str, bytes]], tmp_path: Path) -> None:
+    written(tmp_path, "MNIST", made())
     splits = MNIST().splits(tmp_path)
     assert positions(splits.train.images) == list(range(50_000))
     assert positions(splits.val.images) == list(range(50_000, 60_000))
@@ -108,7 +117,7 @@ def test_idx_files_are_read_in_order(files: dict[str, bytes], tmp_path: Path) ->
 
 
 def test_idx_files_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
-    written(tmp_path, "FashionMNIST", FILES)
+    written(tmp_path, "FashionMNIST", files())
     splits = Fashion().splits(tmp_path)
     reference = torchvision.datasets.FashionMNIST(tmp_path, train=False)
     assert torch.equal(splits.test.images[:, 0], reference.data)
@@ -118,21 +127,21 @@ def test_idx_files_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
 
 
 def test_the_data_root_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    written(tmp_path, "MNIST", PACKED)
+    written(tmp_path, "MNIST", packed_files())
     monkeypatch.setenv("STEELMAN_DATA", str(tmp_path))
     assert len(MNIST().splits().train) == 50_000
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:
-    raw = written(tmp_path, "MNIST", FILES)
-    (raw / "t10k-images-idx3-ubyte").write_bytes(FILES["t10k-images-idx3-ubyte"][:5000])
+    raw = written(tmp_path, "MNIST", files())
+    (raw / "t10k-images-idx3-ubyte").write_bytes(files()["t10k-images-idx3-ubyte"][:5000])
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte has the wrong checksum: 5,000 bytes .*--data-root"):
         MNIST().splits(tmp_path)
 
 
 def test_one_changed_byte(tmp_path: Path) -> None:
-    raw = written(tmp_path, "MNIST", FILES)
-    changed = bytearray(FILES["train-labels-idx1-ubyte"])
+    raw = written(tmp_path, "MNIST", files())
+    changed = bytearray(files()["train-labels-idx1-ubyte"])
     changed[-1] ^= 1
     (raw / "train-labels-idx1-ubyte").write_bytes(changed)
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte has the wrong checksum: 60,008 bytes"):
@@ -141,8 +150,8 @@ def test_one_changed_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-100], lambda packed: b"no gzip at all"])
 def test_a_damaged_gz(damage, tmp_path: Path) -> None:
-    raw = written(tmp_path, "MNIST", PACKED)
-    (raw / "train-images-idx3-ubyte.gz").write_bytes(damage(PACKED["train-images-idx3-ubyte.gz"]))
+    raw = written(tmp_path, "MNIST", packed_files())
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(damage(packed_files()["train-images-idx3-ubyte.gz"]))
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz cannot be read .*delete it"):
         MNIST().splits(tmp_path)
 
@@ -151,17 +160,17 @@ def test_a_missing_file_is_downloaded_with_progress_and_nothing_printed(
     site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     address, folder = site
-    for name, content in PACKED.items():
+    for name, content in packed_files().items():
         (folder / name).write_bytes(content)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
     told: list[tuple[int, int, str]] = []
     splits = MNIST().splits(tmp_path / "new", lambda done, total, words: told.append((done, total, words)))
     assert positions(splits.test.images) == list(range(10_000))
-    sizes = [len(content) for content in PACKED.values()]
+    sizes = [len(content) for content in packed_files().values()]
     assert [total for done, total, _ in told if done == total] == sizes  # each file was told to its end
     assert {words for _, _, words in told} == {"downloading MNIST from 127.0.0.1"}
     assert capfd.readouterr() == ("", "")
-    assert sorted(path.name for path in (tmp_path / "new" / "MNIST" / "raw").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (tmp_path / "new" / "MNIST" / "raw").iterdir()) == sorted(files())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]  # nothing temporary is left
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     assert MNIST().splits(tmp_path / "new").digest == splits.digest  # the second time needs no network
@@ -171,7 +180,7 @@ def test_a_download_with_the_wrong_content(
     site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     address, folder = site
-    for name in PACKED:
+    for name in packed_files():
         (folder / name).write_bytes(gzip.compress(b"something else"))
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
     with pytest.raises(DataError, match=r"MNIST could not be downloaded from 127\.0\.0\.1 \(.*corrupted"):

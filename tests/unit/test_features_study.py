@@ -34,12 +34,16 @@ from steelman.threats.groups import Groups
 from steelman.train import load_run
 
 TINY = Features(architecture=BlindCNN(), num=60)
-SCALE = Scale(1, 1, 1, 60, 40, 6, 60, 1, 1, 6, 20, Reliable(rounds=1, queries=0, audit=0))
+SHORT = Reliable(steps=5, rounds=1, queries=0, audit=0)
+SCALE = Scale(1, 1, 1, 60, 40, 6, 60, 1, 1, 6, 20, SHORT)
 QUESTIONS = (FeaturesLines, FeaturesSynthesis, FeaturesBlind, FeaturesReadable)
 
 
+pytestmark = pytest.mark.usefixtures("short_probes")
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, short_probes: None) -> Path:
     out = tmp_path_factory.mktemp("study") / "features"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(planning.SCALES, "smoke", SCALE)
@@ -149,7 +153,7 @@ class TestOnDisk:
 
     @pytest.mark.parametrize("question", QUESTIONS, ids=lambda cls: cls.__name__)
     def test_every_question_is_answered_in_words_and_a_figure(self, done, question, tmp_path, monkeypatch):
-        scale = Scale(1, 1, 1, 60, 40, 6, 40, 1, 1, 6, 20)
+        scale = Scale(1, 1, 1, 60, 40, 6, 40, 1, 1, 6, 20, SHORT)
         monkeypatch.setitem(planning.SCALES, "smoke", scale)
         monkeypatch.setattr(planning, "FC100", lambda **_: BlindCNN())
         question(networks=str(done)).run(tmp_path / "out")

@@ -9,6 +9,7 @@ import pytest
 from docs.tables import with_table
 from steelman.cli import main
 
+pytestmark = pytest.mark.usefixtures("short_probes")
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 

@@ -59,7 +59,7 @@ def grey() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few() -> Iterator[None]:
+def _few(short_probes: None) -> Iterator[None]:
     """The scale "smoke" with fewer images and steps, and two of the attacks whose images are detected."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", dataclasses.replace(SCALES["smoke"], **FEW))
