@@ -34,9 +34,9 @@ class Reliable(Attack):
     0. Images that interval bounds prove to hold are left in peace: a net trained for that, or a small radius.
     1. Every image: two steps along a random direction of the logits (output-diversified start, Tashiro et al. 2020,
        arXiv:2003.06878), then `steps` steepest steps on the margin, from a whole radius down to a twentieth.
-    2. Every image that held: FMN with four times the steps, which says how far its nearest wrong neighbour is, and a
-       climb of three times the steps from half as far again outside the ball: gradients masked near the image lead
-       astray from inside only.
+    2. Every image that held: FMN with four times the steps, which says how far its nearest wrong neighbour is, and two
+       climbs of three times the steps, one from half as far again outside the ball: gradients masked near the image
+       lead astray from inside only.
     3. `rounds - 1` more climbs, each twice as long, from inside and outside in turn, for the half, quarter, ... of the
        images whose nearest wrong neighbour is nearest.
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
@@ -72,8 +72,9 @@ class Reliable(Attack):
         climb(problem, self.steps)
         near = Nearby(problem)
         FMN(steps=4 * self.steps).approach(problem, near)
-        with problem.part() as part:
-            climb(part, 3 * self.steps, width=WIDTH)
+        for width in (WIDTH, 1.0):
+            with problem.part() as part:
+                climb(part, 3 * self.steps, width=width)
         for number in range(1, self.rounds):
             if problem.done or problem.success.all():
                 return
@@ -128,7 +129,7 @@ class Reliable(Attack):
         return found
 
     def cost(self) -> str:  # noqa: D102
-        mean = (7 + self.rounds) * self.steps + (1 + self.rounds) * DIVERSIFYING_STEPS
+        mean = (10 + self.rounds) * self.steps + (2 + self.rounds) * DIVERSIFYING_STEPS
         return f"about {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
 
 
