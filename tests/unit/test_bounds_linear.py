@@ -217,12 +217,20 @@ def test_relu_takes_the_adaptive_slope_of_the_paper():
     torch.testing.assert_close(above, torch.tensor([2 / 3, 2 / 3, 0, 0]))
 
 
-def test_steps_of_a_network_and_normalisations_folded():
+def test_steps_of_a_network_with_normalisations_and_flattening_folded():
     graph = fold(trace(NETS["convolutions"]))
     kinds = [step.kind for step in graph.steps]
-    assert sum(isinstance(kind, Product) and kind.norm is not None for kind in kinds) == 2
+    products = [kind for kind in kinds if isinstance(kind, Product)]
+    assert sum(product.norm is not None for product in products) == 2
+    assert not any(product.flat for product in products)  # dropout comes between
     assert not any(isinstance(kind, Norm) for kind in kinds)
     assert all(place > max(step.inputs) for place, step in enumerate(graph.steps, 1))
+    layers = (nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+    folded = [step.kind for step in fold(trace(nn.Sequential(*layers))).steps]
+    assert folded[:2] == [Product(layers[0]), Product(layers[2], layers[3], flat=True)]
+    assert len(folded) == 4
+    parts = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(2), nn.Linear(4, 3))  # each channel on its own
+    assert len(fold(trace(parts)).steps) == 3
 
 
 class Lambda(nn.Module):

@@ -74,10 +74,11 @@ def reference(net: nn.Module, x: Tensor, y: Tensor, eps: float, kappa: float) ->
     return kappa * F.cross_entropy(last(x), y) + (1 - kappa) * F.cross_entropy(worst, y)
 
 
-@pytest.mark.parametrize("progress", [0.2, 0.9])
-def test_loss_and_gradient_are_the_papers(net, batch, progress):
+@pytest.mark.parametrize(("progress", "threshold"), [(0.2, "learned"), (0.9, "learned"), (0.9, "fixed")])
+def test_loss_and_gradient_are_the_papers(net, batch, progress, threshold):
     """In train mode: the intervals are normalised with the clean batch's statistics, which have a gradient, too."""
     net, (x, y) = copy.deepcopy(net).double().train(), batch
+    net.features[0] = Threshold((0.3, 0.7), learned=threshold == "learned").double()
     objective = IBP(Linf(0.1), kappa=0.25, warmup=0.1, ramp=0.4, regularization=0.0)
     share = objective.share(progress)
     assert share == pytest.approx(min(1.0, (progress - 0.1) / 0.4))
@@ -88,6 +89,43 @@ def test_loss_and_gradient_are_the_papers(net, batch, progress):
     pairs = zip(torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-8)
+
+
+def test_float32_rounds_and_no_more():
+    """The step of the certified recipe, whose layers keep their values in channels-last order: within float32's reach.
+
+    Biases before a normalisation are left out: their gradient is 0 but for rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
+    net = FastCNN(batch_norm=True, threshold="fixed", weights="intervals")((1, 28, 28), 10, generator).train()
+    x, y = torch.rand(16, 1, 28, 28, generator=generator).round(decimals=1), torch.arange(16) % 10
+    objective, exact = IBP(Linf(0.3), regularization=0.0), copy.deepcopy(net).double()
+    found = objective(net, x, y, progress=0.2, generator=generator)
+    expected = reference(exact, x.double(), y, 0.2, 1 - 0.7 * objective.share(0.2))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    names = [name for name, parameter in net.named_parameters() if parameter.ndim > 1]
+    grads, exact_grads = (
+        torch.autograd.grad(loss, [parameter for parameter in model.parameters() if parameter.ndim > 1])
+        for loss, model in ((found, net), (expected, exact))
+    )
+    for name, one, other in zip(names, grads, exact_grads, strict=True):
+        assert float((one - other).norm() / other.norm()) < 1e-4, name
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_the_bound_of_one_linear_layer_is_reached(classes):
+    """Its worst logits are those at the corner of the box that is worst for each pair of classes."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(2 * 3 * 3, classes).double()
+    model = nn.Sequential(nn.Flatten(), layer)
+    x = torch.rand(5, 2, 3, 3, generator=generator, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    y = torch.arange(5) * 7 % classes
+    worst = clean_and_intervals(model, x, *ends(x, 0.2)).worst_logits(y)
+    apart = layer.weight[None] - layer.weight[y][:, None]
+    low, high = (end.flatten(1)[:, None] for end in ends(x, 0.2))
+    corner = torch.where(apart > 0, high, low)
+    reached = torch.einsum("bkd,bkd->bk", apart, corner) + layer.bias - layer.bias[y][:, None]
+    torch.testing.assert_close(worst, reached, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ as long as what it calls is known here; the rest is named in the error.
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -25,15 +25,18 @@ SUPPORTED = (
 
 @dataclass(frozen=True)
 class Product:
-    """A convolution or a linear layer and, folded into it, the batch normalisation after it."""
+    """A convolution or a linear layer; folded into it are flattening before it and batch normalisation after it."""
 
     module: nn.Conv2d | nn.Linear
     norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None
+    flat: bool = False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with other weights."""
+        """The layer with other weights; those of a flattened x may have its shape, which saves reordering x."""
         if isinstance(self.module, nn.Linear):
-            return F.linear(x, weight, bias)
+            if self.flat and weight.ndim == 4:  # one order for both: that of channels-last memory
+                x, weight = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
+            return F.linear(x.flatten(1) if self.flat else x, weight.flatten(1), bias)
         stride, padding = self.module.stride, self.module.padding
         return F.conv2d(x, weight, bias, stride, padding, self.module.dilation, self.module.groups)
 
@@ -170,24 +173,35 @@ class _Tracer(fx.Tracer):
 
 
 def fold(graph: Graph) -> Graph:
-    """The same network, each batch normalisation that alone follows a convolution or linear layer taken into it."""
+    """The same network, with fewer steps: convolutions and linear layers take in what belongs to them alone.
+
+    That is the batch normalisation after one, and before a linear layer the flattening of images to vectors.
+    """
     steps: list[Step] = []
     new_place = {0: 0}
     for place, step in enumerate(graph.steps, 1):
         before = graph.steps[step.inputs[0] - 1] if step.inputs and step.inputs[0] else None
-        if (
-            isinstance(step.kind, Norm)
-            and before is not None
-            and isinstance(before.kind, Product)
-            and len(before.node.users) == 1
-        ):
-            merged = Product(before.kind.module, step.kind.module)
-            steps[new_place[step.inputs[0]] - 1] = Step(merged, steps[new_place[step.inputs[0]] - 1].inputs, step.node)
+        merged = None
+        if before is not None and len(before.node.users) == 1:
+            merged = _merged(before.kind, step.kind, steps[new_place[step.inputs[0]] - 1].kind)
+        if merged is not None:
             new_place[place] = new_place[step.inputs[0]]
+            steps[new_place[place] - 1] = Step(merged, steps[new_place[place] - 1].inputs, step.node)
         else:
             steps.append(Step(step.kind, tuple(new_place[one] for one in step.inputs), step.node))
             new_place[place] = len(steps)
     return Graph(graph.module, tuple(steps))
+
+
+def _merged(before: Kind, kind: Kind, folded: Kind) -> Product | None:
+    """Two kinds as one; `folded` is the first with what it took in already."""
+    if isinstance(before, Product) and isinstance(kind, Norm) and isinstance(folded, Product):
+        return replace(folded, norm=kind.module)
+    if isinstance(before, Mean) and isinstance(kind, Product) and isinstance(kind.module, nn.Linear):
+        flatten = before.function
+        if isinstance(flatten, nn.Flatten) and (flatten.start_dim, flatten.end_dim) == (1, -1):
+            return replace(kind, flat=True)
+    return None
 
 
 def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Callable[[], Tensor]]) -> Kind:
@@ -209,6 +223,8 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
             return Clamp(0.0, torch.inf)
         case "clamp" | "hardtanh":
             return _clamp(node, *rest, **options)
+        case "flatten" if rest == [1] and not options:
+            return Mean(nn.Flatten())
         case "flatten" | "view" | "reshape" | "contiguous":
             return Mean(_bound(node.target, rest, options))
         case "mean" | "avg_pool2d" | "adaptive_avg_pool2d":

@@ -155,14 +155,14 @@ def _clamp(kind: Clamp, ends: Ends) -> Back:
 
 def _product(kind: Product, shape: Sequence[int], weight: Tensor, bias: Tensor | None) -> Back:
     module = kind.module
-    if isinstance(module, nn.Linear) and len(shape) != 1:
+    if isinstance(module, nn.Linear) and len(shape) != 1 and not kind.flat:
         raise Unknown("a linear layer on more than one vector an image")
 
     def pass_back(rows: Tensor) -> tuple[list[Tensor], Tensor]:
         by_channel = rows.flatten(3).sum(3) if rows.ndim > 3 else rows
         rest = rows.new_zeros(rows.shape[:2]) if bias is None else by_channel @ bias
         if isinstance(module, nn.Linear):
-            return [rows @ weight], rest
+            return [(rows @ weight.flatten(1)).unflatten(2, tuple(shape))], rest
         return [_transposed(module, rows.flatten(0, 1), weight, shape).unflatten(0, rows.shape[:2])], rest
 
     return pass_back

@@ -7,13 +7,13 @@ into the weights before it.
 
 import weakref
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman.bounds.box import Unknown
+from steelman.bounds.gradients import middle, rectified, statistics
 from steelman.bounds.graph import (
     Clamp,
     Dropout,
@@ -31,7 +31,7 @@ from steelman.bounds.graph import (
 from steelman.bounds.linear import Back, Ends, Relaxed, back, scale_of
 from steelman.types import Images, Labels, Logits
 
-_FEW_CHANNELS = 4  # up to which a convolution is faster as one product of patches
+_FEW_CLASSES = 32  # up to which a last layer's differences are taken for all pairs of classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +77,20 @@ class Passed:
             return (flow.centre + flow.radius - own).scatter(1, y[:, None], 0.0)
         before = self.flows[last.inputs[0]]
         weight, bias = self.weights[len(self.graph.steps)]
-        apart = weight[None] - weight[y][:, None]
-        worst = torch.matmul(apart, before.centre[:, :, None]) + torch.matmul(apart.abs(), before.radius[:, :, None])
-        return worst.squeeze(2) if bias is None else worst.squeeze(2) + bias[None] - bias[y][:, None]
+        centre = last.kind.apply(before.centre, weight, bias)
+        reach = _reach(before.radius.flatten(1), weight.flatten(1), y)
+        return centre - centre.gather(1, y[:, None]) + reach
+
+
+def _reach(radius: Tensor, weight: Tensor, y: Labels) -> Logits:
+    """By how much each logit can rise against the label's while the last layer's inputs move by up to `radius`."""
+    classes = len(weight)
+    if classes > _FEW_CLASSES:
+        apart = (weight[None] - weight[y][:, None]).abs()
+        return torch.matmul(apart, radius[:, :, None]).squeeze(2)
+    apart = (weight[None] - weight[:, None]).abs().flatten(0, 1)  # of every pair: one product, where it is small
+    of_pairs = F.linear(radius, apart).unflatten(1, (classes, classes))
+    return of_pairs[torch.arange(len(y), device=y.device), y]
 
 
 def worst_logits_by_lines(passed: Passed, y: Labels) -> Logits:
@@ -109,7 +120,7 @@ def clean_and_intervals(model: nn.Module, x: Images, low: Images, high: Images) 
         Unknown: the network has a layer without a rule.
     """
     graph = _graph_of(model)
-    flows = [Flow(x, (low + high) / 2, (high - low) / 2)]
+    flows = [Flow(x, *middle(low, high))]
     weights: dict[int, tuple[Tensor, Tensor | None]] = {}
     for place, step in enumerate(graph.steps, 1):
         inputs = [flows[one] for one in step.inputs]
@@ -125,35 +136,30 @@ def clean_and_intervals(model: nn.Module, x: Images, low: Images, high: Images) 
 def _product(kind: Product, flow: Flow, *, clean_only: bool) -> tuple[Flow, tuple[Tensor, Tensor | None]]:
     """The intervals go through weights that the batch normalisation is folded into."""
     weight, bias = kind.module.weight, kind.module.bias
-    x = _convolved(kind, flow.x, weight, bias)
+    if kind.flat and flow.x.ndim == 4 and flow.x.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.unflatten(1, flow.x.shape[1:]).contiguous(memory_format=torch.channels_last)
+    elif isinstance(kind.module, nn.Conv2d) and not flow.x.is_cuda:
+        flow = Flow(_channels_last(flow.x), _channels_last(flow.centre), _channels_last(flow.radius))
+    x = kind.apply(flow.x, weight, bias)
     if kind.norm is not None:
         x, scale, shift = _normalised(kind.norm, x)
         weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
         bias = shift if bias is None else bias * scale + shift
     if clean_only:
         return Flow(x, x, x), (weight, bias)
-    centre = _convolved(kind, flow.centre, weight, bias)
-    return Flow(x, centre, _convolved(kind, flow.radius, weight.abs(), None)), (weight, bias)
+    centre = kind.apply(flow.centre, weight, bias)
+    return Flow(x, centre, kind.apply(flow.radius, weight.abs(), None)), (weight, bias)
 
 
-def _convolved(kind: Product, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    module = kind.module
-    if (
-        not isinstance(module, nn.Conv2d)
-        or module.in_channels > _FEW_CHANNELS
-        or x.requires_grad
-        or x.is_cuda
-        or isinstance(module.padding, str)
-        or module.groups > 1
-        or module.dilation != (1, 1)
-    ):
-        return kind.apply(x, weight, bias)
-    (rows, columns), (down, right), (top, left) = module.kernel_size, module.stride, module.padding
-    patches = F.pad(x, (left, left, top, top)).unfold(2, rows, down).unfold(3, columns, right)
-    patches = patches.permute(0, 2, 3, 1, 4, 5)
-    height, width = patches.shape[1:3]
-    out = F.linear(patches.reshape(len(x) * height * width, -1), weight.flatten(1), bias)
-    return out.view(len(x), height, width, -1).permute(0, 3, 1, 2)
+def _channels_last(x: Tensor) -> Tensor:
+    """The same values in the order of memory in which a processor convolves fastest, which all that follows keeps.
+
+    One channel is in every order at once; torch takes it for channels-last only by its strides.
+    """
+    if x.shape[1] == 1 and not x.requires_grad:
+        x = x.contiguous()
+        return x.as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,7 +173,7 @@ def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> tuple[Tenso
         _remember(norm, mean, variance)
         num = x.numel() // x.shape[1]
         # remembered unbiased, used biased; constants here would cost tens of points of certified accuracy
-        mean, variance = _Statistics.apply(x, mean, variance * ((num - 1) / num))
+        mean, variance = statistics(x, mean, variance * ((num - 1) / num))
     else:
         out = F.batch_norm(x, mean, variance, norm.weight, norm.bias, eps=norm.eps)
     scale = norm.weight / (variance + norm.eps).sqrt()
@@ -204,12 +210,13 @@ def _flow(kind: Kind, *inputs: Flow) -> Flow:
             return Flow(x, first.centre * scale + shift, first.radius * scale.abs())
         case Scale():
             scale, shift = (value.to(first.x) for value in kind.constants())
-            return Flow(first.x * scale + shift, first.centre * scale + shift, first.radius * scale.abs())
+            x, centre = (torch.addcmul(shift, one, scale) for one in (first.x, first.centre))
+            return Flow(x, centre, first.radius * scale.abs())
         case Clamp(0.0, torch.inf):
-            return Flow(F.relu(first.x), *_Rectified.apply(first.centre, first.radius))
+            return Flow(F.relu(first.x), *rectified(first.centre, first.radius))
         case Clamp() | MaxPool():
             low, high = kind(first.centre - first.radius), kind(first.centre + first.radius)
-            return Flow(kind(first.x), (low + high) / 2, (high - low) / 2)
+            return Flow(kind(first.x), *middle(low, high))
         case Mean():
             return Flow(kind.function(first.x), kind.function(first.centre), kind.function(first.radius))
         case Dropout():
@@ -221,46 +228,6 @@ def _flow(kind: Kind, *inputs: Flow) -> Flow:
             return Flow(x, centre, first.radius + other.radius)
         case Product():
             raise AssertionError
-
-
-class _Statistics(torch.autograd.Function):
-    """Mean and biased variance of each channel of x, known already; only their gradient is computed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, mean)
-        return mean.clone(), variance.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, of_mean: Tensor, of_variance: Tensor
-    ) -> tuple[Tensor, None, None]:
-        x, mean = ctx.saved_tensors
-        num, shape = x.numel() // x.shape[1], (-1, *[1] * (x.ndim - 2))
-        slope = 2 * of_variance / num
-        offset = of_mean / num - slope * mean
-        return torch.addcmul(offset.view(shape), x, slope.view(shape)), None, None
-
-
-class _Rectified(torch.autograd.Function):
-    """ReLU of intervals given by centre and radius, with fewer passes over memory than autograd would make."""
-
-    @staticmethod
-    def forward(ctx: Any, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (centre - radius).relu_(), (centre + radius).relu_()
-        ctx.save_for_backward(low, high)
-        return (low + high).mul_(0.5), (high - low).mul_(0.5)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, of_centre: Tensor, of_radius: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        low, high = ctx.saved_tensors
-        of_high = (of_centre + of_radius).mul_(0.5).masked_fill_(high == 0, 0.0)
-        of_low = (of_centre - of_radius).mul_(0.5).masked_fill_(low == 0, 0.0)
-        return of_high + of_low, of_high - of_low
 
 
 _GRAPHS: "weakref.WeakKeyDictionary[nn.Module, tuple[list[int], Graph]]" = weakref.WeakKeyDictionary()

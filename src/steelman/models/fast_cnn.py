@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from steelman.models import Architecture
-from steelman.models.layers import Thresholding, draw_for_intervals, network, positive, thresholds
+from steelman.models.layers import Thresholding, draw_for_intervals, network, normalised, positive, thresholds
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,22 +39,22 @@ class FastCNN(Architecture):
                 threshold, or a band that is no interval.
         """
         filters, hidden = positive("filters", self.filters), positive("hidden", self.hidden)
-        features = [
-            *thresholds(self.threshold, self.band),
-            *self._convolution(shape[0], filters),
-            *self._convolution(filters, 2 * filters),
-        ]
-        norm = [nn.BatchNorm1d(hidden)] if self.batch_norm else []
+        convolutions = (
+            nn.Conv2d(shape[0], filters, 4, stride=2, padding=1),
+            nn.Conv2d(filters, 2 * filters, 4, stride=2, padding=1),
+        )
         model = network(
             type(self).__name__,
             shape,
-            features,
-            lambda size: [nn.Linear(size, hidden), *norm, nn.ReLU(), nn.Linear(hidden, classes)],
+            [
+                *thresholds(self.threshold, self.band),
+                *(one for layer in convolutions for one in normalised(layer, batch_norm=self.batch_norm)),
+            ],
+            lambda size: [
+                *normalised(nn.Linear(size, hidden), batch_norm=self.batch_norm),
+                nn.Linear(hidden, classes),
+            ],
         )
         if self.weights == "intervals":
             draw_for_intervals(model)
         return model
-
-    def _convolution(self, inputs: int, outputs: int) -> list[nn.Module]:
-        norm = [nn.BatchNorm2d(outputs)] if self.batch_norm else []
-        return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), *norm, nn.ReLU()]

@@ -112,6 +112,15 @@ def draw_for_intervals(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def normalised(layer: nn.Conv2d | nn.Linear, *, batch_norm: bool) -> list[nn.Module]:
+    """The layer and ReLU, with batch normalisation between them where asked for."""
+    if not batch_norm:
+        return [layer, nn.ReLU()]
+    convolves = isinstance(layer, nn.Conv2d)
+    norm = nn.BatchNorm2d(layer.out_channels) if convolves else nn.BatchNorm1d(layer.out_features)
+    return [layer, norm, nn.ReLU()]
+
+
 def positive(field: str, value: int) -> int:
     """The value, a number of units.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from steelman.models import Architecture
-from steelman.models.layers import Thresholding, draw_for_intervals, network, positive, thresholds
+from steelman.models.layers import Thresholding, draw_for_intervals, network, normalised, positive, thresholds
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,31 +44,25 @@ class MediumCNN(Architecture):
                 threshold, or a band that is no interval.
         """
         filters, hidden = positive("filters", self.filters), positive("hidden", self.hidden)
-        features = [
-            *thresholds(self.threshold, self.band),
-            *self._normalised(nn.Conv2d(shape[0], filters, 3)),
-            *self._normalised(nn.Conv2d(filters, filters, 4, stride=2)),
-            *self._normalised(nn.Conv2d(filters, 2 * filters, 3)),
-            *self._normalised(nn.Conv2d(2 * filters, 2 * filters, 4, stride=2)),
-        ]
+        convolutions = (
+            nn.Conv2d(shape[0], filters, 3),
+            nn.Conv2d(filters, filters, 4, stride=2),
+            nn.Conv2d(filters, 2 * filters, 3),
+            nn.Conv2d(2 * filters, 2 * filters, 4, stride=2),
+        )
         model = network(
             type(self).__name__,
             shape,
-            features,
+            [
+                *thresholds(self.threshold, self.band),
+                *(one for layer in convolutions for one in normalised(layer, batch_norm=self.batch_norm)),
+            ],
             lambda size: [
-                *self._normalised(nn.Linear(size, hidden)),
-                *self._normalised(nn.Linear(hidden, hidden)),
+                *normalised(nn.Linear(size, hidden), batch_norm=self.batch_norm),
+                *normalised(nn.Linear(hidden, hidden), batch_norm=self.batch_norm),
                 nn.Linear(hidden, classes),
             ],
         )
         if self.weights == "intervals":
             draw_for_intervals(model)
         return model
-
-    def _normalised(self, layer: nn.Conv2d | nn.Linear) -> list[nn.Module]:
-        if not self.batch_norm:
-            return [layer, nn.ReLU()]
-        norm = (
-            nn.BatchNorm2d(layer.out_channels) if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d(layer.out_features)
-        )
-        return [layer, norm, nn.ReLU()]
