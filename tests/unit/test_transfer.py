@@ -22,7 +22,7 @@ from steelman.models.mobilenet import MobileNetV2
 from steelman.page import Grid, Lines, Matrix, Page, Table, Trust
 from steelman.runs import Run
 from steelman.spec import parse
-from steelman.studies.transfer import Transfer, _halves
+from steelman.studies.transfer import Transfer, _halves, words
 from steelman.studies.transfer import plan as plans
 from steelman.studies.transfer.matrix import AdversarialSet, craft, fits, held
 from steelman.studies.transfer.plan import PUBLISHED, Arm, Scale, arms_of, part_name, usual_cuts
@@ -189,6 +189,18 @@ class TestOnDisk:
         table = next(item for item in items if isinstance(item, Table))
         assert [row[0] for row in table.rows] == ["base", "A1B", "A3B", "A1B+", "A3B+", "LP-FT"]
         assert any("standard error" in words for words in page.findings)
+
+    def test_a_network_that_only_guesses_is_said_to(self, done: Path) -> None:
+        rows = {"base": (0.14, 0.10), "A1B": (0.60, 0.55), "A3B": (0.20, 0.143)}
+        found = {
+            name: [{"natural": {"value": value, "low": low, "high": 1.0, "n": 100}}]
+            for name, (value, low) in rows.items()
+        }
+        assert words.guessing(found, 1 / 7) == ("base",)
+        assert words.guessing(found, 0.2) == ("base", "A3B")
+        said = words.headline(Run.existing(done), Transfer().plan(tuple("0123456789"), (1, 28, 28)), found, 1 / 7)
+        assert said.startswith("Base B has learned nothing here (14.0 %")
+        assert "compare A1B, A3B with each other" in said
 
     def test_eps_is_the_first_at_which_base_b_keeps_half_of_its_val_images(self, done: Path) -> None:
         """By its own FGSM, written out: x + eps sign(gradient of the cross-entropy), pixels in [0, 1]."""

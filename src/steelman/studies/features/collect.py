@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from steelman.attacks.pgd import PGD
 from steelman.data import Data, Splits
 from steelman.data.arrays import Arrays
 from steelman.evaluate import accuracy
@@ -22,7 +21,7 @@ from steelman.studies.features.networks import Network, group_shares, last_relu,
 from steelman.studies.features.plan import Plan
 from steelman.threats import L2
 
-MISLABELLING_ATTACK, MISLABELLING_THREAT = PGD(steps=20), L2(2.0)
+MISLABELLING_THREAT = L2(2.0)
 NUM_PAIRS = 5_000
 _FEWEST = 3  # images of a class: one for each split
 
@@ -68,7 +67,7 @@ def write_sets(run: Run, plan: Plan, made: Reconstructed, standard: Network, spl
         sets[name] = as_data(x, labels, classes, name)
         sets[f"{name}-denoised"] = as_data(denoised(x, plan.denoising), labels, classes, f"{name}-denoised")
     if not plan.published:
-        sets |= _mislabelled_sets(run, made, standard)
+        sets |= _mislabelled_sets(run, plan, made, standard)
     val, test = splits.val.first(plan.scale.num_val), splits.test.first(plan.scale.num_test)
     written = {name: Splits(train, val, test) for name, train in sets.items()}
     for name, whole in written.items():
@@ -169,7 +168,7 @@ def _starts(plan: Plan, splits: Splits, x: Tensor) -> Tensor:
     return torch.empty_like(x).normal_(0.5, 0.1, generator=generator).clamp(0, 1)
 
 
-def _mislabelled_sets(run: Run, made: Reconstructed, standard: Network) -> dict[str, Data]:
+def _mislabelled_sets(run: Run, plan: Plan, made: Reconstructed, standard: Network) -> dict[str, Data]:
     x, y, classes = made.originals.pixels(), made.originals.labels, made.originals.classes
     sets: dict[str, Data] = {}
     for name, kind in (("d-rand", "random"), ("d-det", "next")):
@@ -180,7 +179,7 @@ def _mislabelled_sets(run: Run, made: Reconstructed, standard: Network) -> dict[
                 x,
                 y,
                 "random" if kind == "random" else "next",
-                MISLABELLING_ATTACK,
+                plan.scale.mislabelling,
                 MISLABELLING_THREAT,
                 classes=len(classes),
                 generator=Generator().manual_seed(0),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from steelman.attacks.pgd import PGD
 from steelman.attacks.reliable import Reliable
 from steelman.defences import Objective
 from steelman.defences.worst_group import WorstGroup
@@ -46,11 +47,16 @@ class Scale:
     num_probe: int  # looked at by the trust checks
     num_val: int  # real images on which the epoch of a retraining is chosen
     reliable: Reliable = Reliable()  # noqa: RUF009 (frozen)
+    mislabelling: PGD = PGD(steps=20)  # noqa: RUF009 (frozen)
 
 
 SCALES = {
     "smoke": Scale(4, 4, 1, 500, 150, 16, 120, 6, 10, 12, 60, Reliable(rounds=2, queries=60, audit=0)),
-    "quick": Scale(5, 5, 2, 6_000, 1_000, 32, 2_000, 6, 12, 16, 300, Reliable(rounds=2, queries=60, audit=0)),
+    "quick": Scale(
+        *(4, 4, 1, 6_000, 1_000, 32, 2_000, 4, 12, 16, 300),
+        reliable=Reliable(rounds=2, queries=60, audit=0),
+        mislabelling=PGD(steps=10),
+    ),
     "full": Scale(6, 3, 3, None, None, 1_000, None, 8, 20, 128, 2_000),
 }
 

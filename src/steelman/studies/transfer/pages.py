@@ -26,11 +26,13 @@ def write_page(study: "Transfer", plan: Plan, run: Run, splits: Splits, command:
     write_csv(run, rows)
     found = {arm.name: _found(run, plan, arm) for arm in plan.arms}
     eps_words, eps_tables = radius.told(run, plan)
+    labels = splits.test.first(plan.scale.num_test).labels
+    guess = int(labels.bincount().max()) / len(labels)
     page = Page(
         title=f"transfer to {splits.test.name.removesuffix(' test')}, {study.preset}",
         question=study.question,
-        headline=headline(run, plan, found),
-        findings=(*findings(run, plan, found), *shape_pages.findings(run)),
+        headline=headline(run, plan, found, guess),
+        findings=(*findings(run, plan, found, guess), *shape_pages.findings(run)),
         sections=(
             Section("Accuracy over the number of copied blocks", _scatter_text(plan), (scatter(plan, rows),)),
             Section("Natural and adversarial accuracy", _table_text(plan), (_table(plan, found),)),

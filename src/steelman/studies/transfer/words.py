@@ -11,8 +11,17 @@ LEVEL = 0.01  # of McNemar's p, below which a difference is said to be more than
 Found = dict[str, list[dict[str, Any]]]  # by arm, one entry a seed
 
 
-def headline(run: Run, plan: Plan, found: Found) -> str:
-    """Which copies hold more than base B beyond chance, under each one's own FGSM."""
+def headline(run: Run, plan: Plan, found: Found, guess: float) -> str:
+    """Which copies hold more than base B beyond chance, under each one's own FGSM.
+
+    `guess` is the share of right answers of who always names the commonest class.
+    """
+    if "base" in (idle := guessing(found, guess)):
+        able = [name for name in found if name not in idle]
+        return (
+            f"Base B has learned nothing here ({_value(found, 'base', 'natural')}; a guess is right in "
+            f"{_percent_of(guess)}): compare {', '.join(able) if able else 'nothing'} with each other, not with it."
+        )
     sure = _sure(run, plan, found)
     who = ", ".join(sure) if sure else "No copy of A's blocks"
     verb = "hold" if len(sure) > 1 else "holds"
@@ -20,9 +29,20 @@ def headline(run: Run, plan: Plan, found: Found) -> str:
     return f"{who} {verb} more than base B ({base}) under their own FGSM at eps {plan.threat.eps:g}, beyond chance."
 
 
-def findings(run: Run, plan: Plan, found: Found) -> tuple[str, ...]:
+def guessing(found: Found, guess: float) -> tuple[str, ...]:
+    """The networks whose natural accuracy, first seed, is not above that of a guess beyond chance."""
+    return tuple(name for name, seeds in found.items() if seeds[0]["natural"]["low"] <= guess)
+
+
+def findings(run: Run, plan: Plan, found: Found, guess: float) -> tuple[str, ...]:
     """What can be said, and what cannot."""
     words: list[str] = []
+    if names := guessing(found, guess):
+        words.append(
+            f"{', '.join(names)}: no better than a guess, {_percent_of(guess)}. What an attack takes from a network "
+            "that has learned nothing says nothing about robustness; more images or epochs are needed "
+            "(--scale full)."
+        )
     if plan.init == "pretrained":
         words.append(
             "Every network starts from A's weights, base B included, as in the original, where “random” layers were "
@@ -170,3 +190,7 @@ def _percent(share: dict[str, Any]) -> str:
 def p_text(p: float) -> str:
     """McNemar's p in words."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def _percent_of(value: float) -> str:
+    return f"{100 * value:.1f} %"
