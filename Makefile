@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# compiled modules are kept: the tests' workers, and the commands that they start, need not compile them again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check bench docs clean
 
 demo: .venv/ready

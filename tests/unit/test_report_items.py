@@ -309,10 +309,10 @@ def test_images_stand_row_by_row_below_their_heads_with_true_pixels(tmp_path: Pa
 
 
 def test_a_grid_without_heads_wraps_and_says_what_was_clipped(tmp_path: Path) -> None:
-    item = grid_of(tmp_path, np.linspace(-1, 2, 6 * 100).reshape(2, 3, 1, 100), columns=5)
+    item = grid_of(tmp_path, np.linspace(-1, 2, 6 * 200).reshape(2, 3, 1, 200), columns=5)
     assert grids.read(tmp_path, item).notes == (
         "These pixels run from −1.00 to 2.00 and are shown clipped to 0 to 1.",
-        "Images of 100 × 1 pixels are thinned out here.",
+        "Images of 200 × 1 pixels are thinned out here.",
     )
     text = write_report(write(tmp_path, item)).read_text()
     assert '<ul class="tiles" style="--row: 5">' in text

@@ -19,7 +19,7 @@ from steelman.errors import RunError
 Pixels: TypeAlias = NDArray[np.uint8]  # height, width, 3
 Batch: TypeAlias = NDArray[np.float32]  # n, channels, height, width
 
-LARGEST = 96  # pixels of a side on the page: larger images are thinned out, so that a page stays small
+LARGEST = 160  # pixels of a side on the page: larger images are thinned out, so that a page stays small
 
 
 def load(run_dir: Path, file: str, names: tuple[str, ...], what: str) -> tuple[Batch, ...]:
@@ -48,7 +48,7 @@ def picture(image: Batch) -> Pixels:
 
 
 def data_uri(pixels: Pixels) -> str:
-    """A PNG as text, thinned out to at most 96 pixels a side."""
+    """A PNG as text, thinned out to at most 160 pixels a side."""
     step = -(-max(pixels.shape[:2]) // LARGEST)
     raw = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).save(raw, format="PNG", optimize=True)

@@ -157,17 +157,17 @@ def _held_table(plan: Plan, found: Measured) -> Table:
 
 def _retrain_table(plan: Plan, found: Measured) -> Table:
     names = _member_names(plan)
-    columns = ("learned from", "", *names, "worst of all")
+    columns = ("learned from", *(name.removesuffix(" lines") for name in names), "worst")
     rows: list[tuple[Cell, ...]] = []
     for name, trials in found.retrained.items():
         label = LABELS[name]
         if label in PUBLISHED:
-            rows.append((label, "published", *(_published(label, number) for number in range(len(names))), None))
+            rows.append((f"{label}, published", *(_published(label, number) for number in range(len(names))), None))
         numbers = range(len(names) + 1)
-        rows.append((label, "measured", *(_entry(trials[0], number) for number in numbers)))
+        rows.append((label, *(_entry(trials[0], number) for number in numbers)))
         if len(trials) > 1:
             spreads = (_spread([_entry(one, number)["value"] for one in trials]) for number in numbers)
-            rows.append((label, f"mean ± sd, {len(trials)} seeds", *spreads))
+            rows.append((f"{label}, mean ± sd of {len(trials)} seeds", *spreads))
     return Table("Networks that learned from one set only, on real test images.", columns, tuple(rows))
 
 
