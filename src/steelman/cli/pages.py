@@ -30,6 +30,7 @@ def keep_training_page(run: Run) -> dict[str, Any]:
         "best_epoch": history["best_epoch"],
         "stopped_early": history["stopped_early"],
         "weights_epoch": int(run.read_metadata("weights.safetensors")["epoch"]),
+        "guard": guard_words(history["rows"], len(about["classes"])),
         "notes": about.get("notes", []),
     }
     if not run.has("results/page.json"):
@@ -42,9 +43,30 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"natural  {Share(**facts['natural'])}   on test images, with the weights of epoch {facts['weights_epoch']} of "
         f"{facts['epochs']}",
+        *([f"guard    {facts['guard']}"] if facts["guard"] else []),
         *(f"note     {note}" for note in facts["notes"]),
         facts["run"],
     ]
+
+
+def guard_words(rows: list[dict[str, Any]], classes: int) -> str:
+    """What a guard saw and did over a training of these epochs; nothing where there was none."""
+    seen = [row for row in rows if "robust" in row]
+    if not seen:
+        return ""
+    last = seen[-1]
+    end = (
+        f"at the end {_percent(last['one_step'])} of its val images hold against one step, {_percent(last['robust'])} "
+    )
+    end += "against its probe"
+    end += ", no more than a guess gets right." if last["robust"] <= 1 / classes else "."
+    back = [(row["epoch"], look) for row in seen for look in row["rollbacks"]]
+    if not back:
+        return f"The guard saw no collapse; {end}"
+    epochs = ", ".join(dict.fromkeys(str(epoch) for epoch, _ in back))
+    times = "once" if len(back) == 1 else f"{len(back)} times"
+    softer = back[-1][1]["objective"]
+    return f"The guard rolled training back {times}, in epoch {epochs}, and went on with {softer}; {end}"
 
 
 def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict[str, Any]) -> Page:
@@ -61,15 +83,33 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         Lines("train-loss", "Training loss", "epoch", "loss", (Panel("", (loss,)),), percent=False),
     )
     early = ("It stopped early: val accuracy rose no more.",) if facts["stopped_early"] else ()
+    guard = (facts["guard"],) if facts["guard"] else ()
     return Page(
         title=f"Training of {about['architecture']}",
         question="How did the training go, and how good is the network on images it has not seen?",
         headline=f"{Share(**facts['natural'])} of the test images are classified correctly.",
-        findings=(*early, *facts["notes"]),
-        sections=(Section("Result", (), (table,)), Section("Course", (), curves)),
+        findings=(*early, *guard, *facts["notes"]),
+        sections=(Section("Result", (), (table,)), Section("Course", (), (*curves, *_guard_lines(rows)))),
         rerun=shlex.join(["steelman", "train", facts["spec"]]),
         facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
     )
+
+
+def _guard_lines(rows: list[dict[str, Any]]) -> tuple[Lines, ...]:
+    seen = [row for row in rows if "robust" in row]
+    if not seen:
+        return ()
+    epochs = tuple(row["epoch"] for row in seen)
+    series = (
+        Series("one step", "fgsm", epochs, tuple(row["one_step"] for row in seen)),
+        Series("the guard's probe", "pgd", epochs, tuple(row["robust"] for row in seen)),
+    )
+    words = "What the guard saw at the end of each epoch: a gap between the two is a collapse"
+    return (Lines("guard", words, "epoch", "accuracy", (Panel("", series),)),)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str) -> Page:
