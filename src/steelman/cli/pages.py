@@ -55,11 +55,11 @@ def guard_words(rows: list[dict[str, Any]], classes: int) -> str:
     if not seen:
         return ""
     last = seen[-1]
+    guesses = ", no more than a guess gets right" if last["robust"] <= 1 / classes else ""
     end = (
         f"at the end {_percent(last['one_step'])} of its val images hold against one step, {_percent(last['robust'])} "
+        f"against its probe{guesses}."
     )
-    end += "against its probe"
-    end += ", no more than a guess gets right." if last["robust"] <= 1 / classes else "."
     back = [(row["epoch"], look) for row in seen for look in row["rollbacks"]]
     if not back:
         return f"The guard saw no collapse; {end}"

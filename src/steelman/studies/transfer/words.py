@@ -184,7 +184,7 @@ def share_text(share: dict[str, Any]) -> str:
 
 
 def _percent(share: dict[str, Any]) -> str:
-    return f"{100 * share['value']:.1f} %"
+    return _percent_of(share["value"])
 
 
 def p_text(p: float) -> str:
