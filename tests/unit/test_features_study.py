@@ -1,5 +1,6 @@
 """The study `features`: its plan, one tiny run and what it leaves, its words, and the four questions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from steelman.features.mean_gauss_newton import MeanGaussNewton
 from steelman.features.normalised_gradient import NormalisedGradient
 from steelman.models.blind_cnn import BlindCNN
 from steelman.page import Bars, Grid, Lines, Page, Table, Trust
+from steelman.progress import Stages, silent
 from steelman.runs import Run
 from steelman.spec import catalogue, parse
 from steelman.studies.features import (
@@ -29,6 +31,8 @@ from steelman.studies.features import (
     why_lines,
 )
 from steelman.studies.features import plan as planning
+from steelman.studies.features.collect import reconstructions, write_sets
+from steelman.studies.features.networks import Network
 from steelman.studies.features.plan import PUBLISHED, Scale
 from steelman.threats.groups import Groups
 from steelman.train import load_run
@@ -134,6 +138,28 @@ class TestOnDisk:
         following = Arrays(str(done / "sets" / "d-det.safetensors")).splits().train.labels
         assert torch.equal(following, (originals.labels + 1) % 10)
         assert (done / "sets" / "nonrobust" / "x_9.npy").is_file()
+
+    def test_published_reconstructs_val_too_and_keeps_a_tenth_apart(self, done, tmp_path):
+        study = Features(architecture=BlindCNN(), preset="published", start="grey")
+        splits, standard = (
+            Digits().splits(),
+            Network("standard", 0, done, load_run(done / "parts" / "standard-0").model),
+        )
+        plan = replace(
+            study.plan(),
+            inversion=MeanGaussNewton(steps=1),
+            scale=replace(study.plan().scale, num_features=None),
+        )
+        assert plan.retrain_recipe().keep == "last"
+        with Run.open(tmp_path, repr(study), splits.digest) as run:
+            made = reconstructions(run, plan, (standard, standard), splits, Stages(silent, 2))
+            write_sets(run, plan, made, standard, splits)
+        images = torch.cat((splits.train.images, splits.val.images))
+        assert torch.equal(made.originals.images, images)
+        split = Arrays(str(tmp_path / "sets" / "original.safetensors")).splits()
+        assert len(split.val) == len(made.originals) // 10
+        kept = torch.cat((split.train.images, split.val.images)).flatten(1)
+        assert torch.equal(kept.sum(1).sort()[0], made.originals.images.flatten(1).sum(1).sort()[0])
 
     def test_a_sheet_shows_25_images_of_a_class_row_by_row(self, done):
         originals = Digits().splits().train.first(60)

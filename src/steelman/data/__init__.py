@@ -83,6 +83,12 @@ class Data:
         """The images at these positions, in this order."""
         return replace(self, images=gathered(self.images, index), labels=self.labels[index])
 
+    def followed_by(self, other: "Data") -> "Data":
+        """These images, then those of another split of the same data."""
+        return replace(
+            self, images=torch.cat((self.images, other.images)), labels=torch.cat((self.labels, other.labels))
+        )
+
     def to(self, device: torch.device | str) -> "Data":
         """The same data on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

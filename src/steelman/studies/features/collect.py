@@ -28,7 +28,7 @@ _FEWEST = 3  # images of a class: one for each split
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """The training images under reconstruction, and what became of them under each network."""
+    """The images under reconstruction, and what became of them under each network."""
 
     originals: Data
     found: dict[str, Inverted]  # by the features' name
@@ -37,8 +37,12 @@ class Reconstructed:
 def reconstructions(
     run: Run, plan: Plan, networks: tuple[Network, Network], splits: Splits, stages: Stages
 ) -> Reconstructed:
-    """The first training images inverted under the standard net (non-robust features) and the robust one."""
-    originals = splits.train.first(plan.scale.num_features)
+    """The first training images inverted under the standard net (non-robust features) and the robust one.
+
+    Published: those of val follow those of train, because the original knew no val and inverted all 60,000.
+    """
+    available = splits.train.followed_by(splits.val) if plan.published else splits.train
+    originals = available.first(plan.scale.num_features)
     x = originals.pixels()
     found: dict[str, Inverted] = {}
     for name, network in zip(("nonrobust", "robust"), networks, strict=True):
@@ -58,8 +62,11 @@ def reconstructions(
     return Reconstructed(originals, found)
 
 
-def write_sets(run: Run, plan: Plan, made: Reconstructed, standard: Network, splits: Splits) -> dict[str, Splits]:
-    """Every set, as `sets/NAME.safetensors` and per class as `sets/NAME/x_CLASS.npy`; written at most once."""
+def write_sets(run: Run, plan: Plan, made: Reconstructed, standard: Network, splits: Splits) -> dict[str, Data]:
+    """Every set, image for image as the originals; written at most once.
+
+    Leaves `sets/NAME.safetensors`, split for a training, and the whole set per class as `sets/NAME/x_CLASS.npy`.
+    """
     sets = {"original": made.originals}
     labels, classes = made.originals.labels, made.originals.classes
     for name in ("robust", "nonrobust"):
@@ -68,13 +75,24 @@ def write_sets(run: Run, plan: Plan, made: Reconstructed, standard: Network, spl
         sets[f"{name}-denoised"] = as_data(denoised(x, plan.denoising), labels, classes, f"{name}-denoised")
     if not plan.published:
         sets |= _mislabelled_sets(run, plan, made, standard)
-    val, test = splits.val.first(plan.scale.num_val), splits.test.first(plan.scale.num_test)
-    written = {name: Splits(train, val, test) for name, train in sets.items()}
-    for name, whole in written.items():
+    for name, whole in sets.items():
         if not run.has(f"sets/{name}/y.npy"):
-            write_set(run.path / "sets" / f"{name}.safetensors", whole)
-            write_by_class(run.path / "sets" / name, whole.train)
-    return written
+            write_set(run.path / "sets" / f"{name}.safetensors", _for_training(plan, whole, splits))
+            write_by_class(run.path / "sets" / name, whole)
+    return sets
+
+
+def _for_training(plan: Plan, whole: Data, splits: Splits) -> Splits:
+    """What a retraining sees: the set, and real images to choose the epoch on.
+
+    Published: a random tenth of the set itself is kept apart, as in the original, and chooses nothing.
+    """
+    test = splits.test.first(plan.scale.num_test)
+    if not plan.published:
+        return Splits(whole, splits.val.first(plan.scale.num_val), test)
+    order = torch.randperm(len(whole), generator=Generator().manual_seed(plan.seeds[0]))
+    num = len(whole) // 10
+    return Splits(whole.take(order[num:]), whole.take(order[:num]), test)
 
 
 def retrained(
@@ -94,14 +112,14 @@ def retrained(
     return found
 
 
-def distances(run: Run, made: Reconstructed, sets: dict[str, Splits], seed: int) -> dict[str, Tensor]:
+def distances(run: Run, made: Reconstructed, sets: dict[str, Data], seed: int) -> dict[str, Tensor]:
     """L2 distances to the originals and between random pairs of a set, under `examples/distances.safetensors`."""
     file = "examples/distances.safetensors"
     if not run.has(file):
         values: dict[str, Tensor] = {}
         originals = made.originals.pixels()
         for name in ("original", "robust", "nonrobust", "robust-denoised", "nonrobust-denoised"):
-            x = sets[name].train.pixels()
+            x = sets[name].pixels()
             values[f"pairs {name}"] = of_pairs(x, NUM_PAIRS, Generator().manual_seed(seed))
             if name != "original":
                 values[f"to original {name}"] = to_originals(x, originals)

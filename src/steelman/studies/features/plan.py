@@ -45,7 +45,7 @@ class Scale:
     retrain_epochs: int
     blind_epochs: int
     num_probe: int  # looked at by the trust checks
-    num_val: int  # real images on which the epoch of a retraining is chosen
+    num_val: int  # real images on which the epoch of a retraining is chosen; published: none is chosen
     reliable: Reliable = Reliable()  # noqa: RUF009 (frozen)
     mislabelling: PGD = PGD(steps=20)  # noqa: RUF009 (frozen)
 
@@ -102,9 +102,9 @@ class Plan:
         return Recipe(objective=self.objective, epochs=self.scale.robust_epochs)
 
     def retrain_recipe(self) -> Recipe:
-        """The same for every set; published: Adam 3e-5, batches of 32."""
+        """The same for every set; published: Adam 3e-5, batches of 32, the last weights count."""
         if self.published:
-            return default_recipe(self.architecture, epochs=self.scale.retrain_epochs)
+            return default_recipe(self.architecture, epochs=self.scale.retrain_epochs, keep="last")
         return Recipe(epochs=self.scale.retrain_epochs)
 
     def blind_recipe(self) -> Recipe:
@@ -115,8 +115,8 @@ class Plan:
 def planned(study: Study) -> Plan:
     """The choices of the study's preset and scale.
 
-    Published: perturbations drawn once, normalised-gradient descent, more dropout in retraining. Corrected:
-    perturbations drawn anew in every batch, the fast inversion until it is within 2 %.
+    Published: perturbations drawn once, normalised-gradient descent of train and val, more dropout in retraining.
+    Corrected: perturbations drawn anew in every batch, the fast inversion of train until it is within 2 %.
     """
     published, scale = study.preset == "published", SCALES[study.scale]
     groups = Groups(seed=TEST_SEED)
