@@ -15,7 +15,6 @@ from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
 from steelman.spec import Spec
 from steelman.stats import Share
-from steelman.threats import Ball
 from steelman.types import Mask
 
 
@@ -50,8 +49,7 @@ def compute(
         UsageError: a layer or a threat that the certifier does not know.
         RunError: the run cannot be written.
     """
-    model, data, threat = prepared.subjects[0].model, prepared.data, asked.measurement.threat
-    assert isinstance(threat, Ball)
+    model, data, threat = prepared.subjects[0].model, prepared.data, asked.measurement.ball
     if isinstance(asked.certifier, Smoothing):
         return _smoothed(asked, prepared, asked.certifier, progress, run)
     stages = Stages(progress, len(asked.radii))
@@ -68,8 +66,7 @@ def _smoothed(
     asked: Certification, prepared: Prepared, certifier: Smoothing, progress: Progress, run: Run | None
 ) -> list[Mask]:
     """One certification gives every radius."""
-    x, y, threat = prepared.data.pixels(), prepared.data.labels, asked.measurement.threat
-    assert isinstance(threat, Ball)
+    x, y, threat = prepared.data.pixels(), prepared.data.labels, asked.measurement.ball
     log = None if run is None else run.path / "examples" / "smoothed.jsonl"
     generator = generator_for(x, asked.measurement.seed)
     found = certifier.certify(prepared.subjects[0].model, x, generator=generator, progress=progress, log=log)

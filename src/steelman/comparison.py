@@ -16,7 +16,6 @@ from steelman.page import Lines, Page, Panel, Section, Series, Table
 from steelman.progress import Progress, Stages, silent
 from steelman.spec import Spec
 from steelman.stats import Share
-from steelman.threats import Ball
 
 POINTS = 41  # radii at which the figure shows robust accuracy
 
@@ -144,8 +143,7 @@ def distance_cell(one: dict[str, Any]) -> float | str:
 
 
 def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: Progress) -> Row:
-    threat, data = comparison.measurement.threat, prepared.data
-    assert isinstance(threat, Ball)
+    threat, data = comparison.measurement.ball, prepared.data
     progress(0, 1, "attacking")
     generator = generator_for(data.images, comparison.measurement.seed)
     options: dict[str, Any] = {"closest": math.isinf(threat.eps), "generator": generator, "progress": progress}

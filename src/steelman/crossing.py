@@ -19,7 +19,6 @@ from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
 from steelman.spec import Spec
 from steelman.studies.transfer.matrix import AdversarialSet, craft, fits, judged, matrices, matrix_of
-from steelman.threats import as_ball
 from steelman.trust import examine
 
 SAMPLE = 32  # images that the trust checks of each classifier look at
@@ -63,7 +62,7 @@ def read_sets(crossing: Crossing, prepared: Prepared) -> list[AdversarialSet]:
     Raises:
         UsageError: no such set, one of other images, or one that the threat does not allow.
     """
-    threat, data, found = as_ball(crossing.measurement.threat), prepared.data, list[AdversarialSet]()
+    threat, data, found = crossing.measurement.ball, prepared.data, list[AdversarialSet]()
     taken = {subject.name for subject in prepared.subjects}
     for text in crossing.sets:
         outcome, stem = Outcome.load(Path(text)), Path(text).name
@@ -94,7 +93,7 @@ def cross(
 
     With a run the adversarial images are kept there.
     """
-    threat, data, seed = as_ball(crossing.measurement.threat), prepared.data, crossing.measurement.seed
+    threat, data, seed = crossing.measurement.ball, prepared.data, crossing.measurement.seed
     models = {subject.name: subject.model for subject in prepared.subjects}
     stages = Stages(progress, len(models) * (len(crossing.attacks) + 1) + 1)
     made = list(sets)

@@ -82,7 +82,7 @@ class Measurement(Spec):
             )
         if self.weights is not None and self.model is None:
             raise UsageError(f"weights {self.weights} were given without a model. Say which with --model.")
-        ball = as_ball(self.threat)
+        ball = self.ball
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
         if self.seed < 0:
@@ -107,6 +107,15 @@ class Measurement(Spec):
                 attack.check_norm(ball)
 
     @property
+    def ball(self) -> Ball:
+        """The threat.
+
+        Raises:
+            UsageError: it is no ball.
+        """
+        return as_ball(self.threat)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The runs, and the model beside them."""
         return self.runs if self.model is None else (*self.runs, self.model)
@@ -114,10 +123,9 @@ class Measurement(Spec):
     @property
     def curve_attacks(self) -> tuple[Attack, Attack]:
         """What searches for the nearest success, and what checks it at each radius."""
-        assert isinstance(self.threat, Ball)
         if isinstance(self.attack, Nearest):
             return self.nearest or self.attack, PGD(loss="margin")
-        return self.nearest or default_nearest(self.threat), self.attack
+        return self.nearest or default_nearest(self.ball), self.attack
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,18 +211,18 @@ def measure(prepared: Prepared, progress: Progress = silent) -> list[Measured]:
 
 def _measured(prepared: Prepared, subject: Subject, progress: Progress) -> Measured:
     spec, data, shielded, bracket = prepared.measurement, prepared.data, None, None
-    assert isinstance(spec.threat, Ball)
+    threat = spec.ball
     words = f"{spec.attack!r} on {subject.name}"
     progress(0, len(data), words)
     target = torch.full_like(data.labels, spec.target) if isinstance(spec.target, int) else spec.target
     options: dict[str, Any] = {"target": target, "progress": _saying(progress, words)}
     if spec.certifier is not None:
         options |= {"radii": spec.curve, "generator": _generator(prepared)}
-        outcome, bracket = bracketed(subject.model, data, spec.certifier, spec.attack, spec.threat, **options)
+        outcome, bracket = bracketed(subject.model, data, spec.certifier, spec.attack, threat, **options)
     elif spec.shield is None:
-        outcome = strike(subject.model, data, spec.attack, spec.threat, generator=_generator(prepared), **options)
+        outcome = strike(subject.model, data, spec.attack, threat, generator=_generator(prepared), **options)
     else:
-        common = (subject.model, spec.shield, data, spec.attack, spec.threat)
+        common = (subject.model, spec.shield, data, spec.attack, threat)
         shielded = strike_shielded(*common, generator=_generator(prepared), **options)
         subject, outcome = Subject(subject.name, shielded.model), shielded.adaptive
     points = _curve(prepared, subject, outcome, progress) if spec.curve else None
@@ -223,7 +231,7 @@ def _measured(prepared: Prepared, subject: Subject, progress: Progress) -> Measu
         options["progress"] = _saying(progress, f"{words}, with repaired gradients")
         repaired = repair(subject.model, data, outcome, generator=_generator(prepared), **options)
     progress(0, 1, f"checking what can be trusted of {subject.name}")
-    trust = examine(subject.model, data, outcome, subject=f"{words} within {spec.threat!r}")
+    trust = examine(subject.model, data, outcome, subject=f"{words} within {threat!r}")
     if repaired is not None:
         trust = replace(trust, checks=(*trust.checks, repaired.check()))
     if bracket is not None:

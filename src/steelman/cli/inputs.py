@@ -25,7 +25,7 @@ from steelman.runs import Run
 from steelman.spec import catalogue, parse
 from steelman.studies import Study
 from steelman.targets import TargetKind, check_kind
-from steelman.threats import L0, Ball, Threat, as_ball
+from steelman.threats import L0, Ball, as_ball
 from steelman.train import Training, load_run
 
 _ARRAYS = (".npz", ".safetensors")
@@ -138,18 +138,17 @@ def given_threat(text: str | None) -> Ball:
     return as_ball(parse(text, "threat"))
 
 
-def usual_attack(threat: Threat) -> str:
+def usual_attack(threat: Ball) -> str:
     """The attack of whoever names none."""
     return "Strongest((SigmaZero(), PGD(steps=100, loss='margin')))" if isinstance(threat, L0) else "Reliable()"
 
 
-def radii(text: str, threat: Threat) -> tuple[float, ...]:
+def radii(text: str, threat: Ball) -> tuple[float, ...]:
     """The radii that `0.05,8/255,0.2` names, or, for a whole number, so many equal steps up to the threat's eps.
 
     Raises:
         UsageError: no numbers, a number of steps below 1, steps up to a threat without limit.
     """
-    assert isinstance(threat, Ball)
     if text.strip().isdecimal():
         num = int(text)
         if num < 1 or not math.isfinite(threat.eps):
@@ -277,9 +276,8 @@ def warn_of_training(training: Training, root: Path | None) -> None:
         warn_of_threat(ball, training.data.splits(root).train.shape)
 
 
-def warn_of_threat(threat: Threat, shape: tuple[int, int, int]) -> None:
+def warn_of_threat(threat: Ball, shape: tuple[int, int, int]) -> None:
     """A line on stderr when eps is finite and beyond the pixel range: it is likely meant for 0 to 255."""
-    assert isinstance(threat, Ball)
     largest = threat.largest(shape)
     if largest < threat.eps < float("inf"):
         warn(

@@ -195,7 +195,7 @@ def _trust_lines(checks: list[dict[str, Any]]) -> list[str]:
 def ready(asked: Measurement, subject: Subject, progress: Progress) -> Prepared:
     """Everything that a measurement needs, and a warning of a threat that allows any image."""
     prepared = prepare(asked, subject.data_root, progress, device=inputs.device(subject.device))
-    inputs.warn_of_threat(asked.threat, prepared.data.shape)
+    inputs.warn_of_threat(asked.ball, prepared.data.shape)
     return prepared
 
 

@@ -71,8 +71,8 @@ def check(objective: MinMax, threat: Threat, ramp: float) -> None:
 
 def ramped(threat: Threat, ramp: float, progress: float) -> Ball:
     """The ball whose radius grows evenly from 0 to its own while progress goes from 0 to `ramp`; its own from there."""
-    assert isinstance(threat, Ball)
-    return threat if progress >= ramp else threat.at(threat.eps * progress / ramp)
+    ball = as_ball(threat)
+    return ball if progress >= ramp else ball.at(ball.eps * progress / ramp)
 
 
 @dataclass(frozen=True, repr=False)
