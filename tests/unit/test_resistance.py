@@ -14,6 +14,7 @@ from torch import nn
 
 from steelman.attacks.auto_loss import AutoLoss
 from steelman.attacks.gda import GDA
+from steelman.data.digits import Digits
 from steelman.data.mnist import MNIST
 from steelman.defences.double_softmax import DoubleSoftmax
 from steelman.errors import UsageError
@@ -29,6 +30,7 @@ from steelman.studies.resistance.detect import methods
 from steelman.studies.resistance.discriminate import Discriminator
 from steelman.studies.resistance.held import nearest
 from steelman.studies.resistance.plan import ACCURACY, SCALES, SUCCESSES, name_of
+from steelman.studies.resistance.work import counted
 from steelman.studies.resistance.zoo import _log_odds_against
 from steelman.threats import L2, Linf
 
@@ -72,7 +74,10 @@ def _few(short_probes: None) -> Iterator[None]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "resistance"
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    TINY.run(out)
+    told: list[float] = []
+    TINY.run(out, progress=lambda done, total, words: told.append(done / total))
+    assert told == sorted(told)
+    assert 0.9 < told[-1] <= 1
     assert torch.equal(state, torch.get_rng_state())  # the global generators are left alone
     assert np.array_equal(numpy_state, np.random.get_state()[1])
     return out
@@ -94,6 +99,14 @@ class TestPlan:
         assert attacks["B"] == AutoLoss(p=2.0, on="softmax", steps=500, learning_rate=1e-3, halvings=0)
         assert {name_of(model) for model in plan.models} == {name for data, name in ACCURACY if data == "MNIST"}
         assert set(SUCCESSES) < {name_of(model) for model in plan.models}
+
+    def test_the_work_is_that_of_the_published_constants(self) -> None:
+        plan, splits = Resistance(preset="published", scale="full", p=(2.0,)).plan(), Digits().splits()
+        work, num_test = counted(plan, splits), len(splits.test)
+        assert work.zoo[plan.models.index(AlexNetSmall())] == 100 * len(splits.train)
+        assert work.attacks == 100 * (1000 * 12 + 500 + 500 + 200 + 200)  # A, B, C, DDN, FMN
+        assert work.test == num_test * (500 + 200)
+        assert work.total > sum(work.zoo) + len(work.zoo) * work.attacks + work.test
 
     def test_corrected_follows_logits(self) -> None:
         plan = Resistance().plan()

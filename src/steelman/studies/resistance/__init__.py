@@ -20,6 +20,7 @@ from steelman.studies.resistance.done import Done
 from steelman.studies.resistance.held import holding
 from steelman.studies.resistance.pages import write_page
 from steelman.studies.resistance.plan import REPORTED, SCALES, Plan, check, name_of
+from steelman.studies.resistance.work import counted
 from steelman.studies.resistance.zoo import Network, trained
 
 
@@ -75,35 +76,39 @@ class Resistance(Study):
     ) -> None:
         plan = self.plan()
         splits = self.data.splits(root, progress)
-        stages = Stages(progress, 3 * len(plan.models) + 16)
         with Run.open(out, repr(self), splits.digest, command=command) as run:
             if not run.finished:
-                done = _everything(self, plan, run, splits, root, stages)
+                done = _everything(self, plan, run, splits, root, progress)
                 write_page(self, done, command)
                 run.finish()
 
 
-def _everything(study: Resistance, plan: Plan, run: Run, splits: Splits, root: Path | None, stages: Stages) -> Done:
+def _everything(study: Resistance, plan: Plan, run: Run, splits: Splits, root: Path | None, progress: Progress) -> Done:
     """All that is computed; parts that are on disk are not computed again."""
+    work = counted(plan, splits)
+    stages = Stages(progress, work.total)
     zoo: list[Network] = []
-    for architecture in plan.models:
-        told = stages.stage(name_of(architecture), 2)
+    for architecture, weight in zip(plan.models, work.zoo, strict=True):
+        told = stages.stage(name_of(architecture), weight)
         zoo.append(trained(run, plan, architecture, study.data, splits, root, told))
     few = minimal.attacked(plan, splits)
-    rows = {one.name: minimal.measured(run, plan, one, few, stages.stage(one.name)) for one in zoo}
+    rows = {one.name: minimal.measured(run, plan, one, few, stages.stage(one.name, work.attacks)) for one in zoo}
     subject = next(one for one in zoo if one.name == name_of(plan.subject))
     parts: dict[str, tuple[Data, Any]] = {}
-    for split, data, num in (("test", splits.test, plan.scale.num_test), ("val", splits.val, plan.scale.num_val)):
+    for split, data, num, weight in (
+        ("test", splits.test, plan.scale.num_test, work.test),
+        ("val", splits.val, plan.scale.num_val, work.val),
+    ):
         some = data.first(num)
-        told = stages.stage(f"{subject.name}, {split} images", 6 if split == "test" else 2)
+        told = stages.stage(f"{subject.name}, {split} images", weight)
         label = subject.predicted(split)[: len(some)]
         parts[split] = some, holding(run, plan, subject.model, some, label, split, told)
     test, found = parts["test"]
     judged = {split: verdicts.judged(subject, zoo, split, *part) for split, part in parts.items()}
-    finding = saturation.measured(run, plan, subject, test, found, stages.stage("infinite resistance", 2))
-    told = stages.stage("discriminators", 2)
+    finding = saturation.measured(run, plan, subject, test, found, stages.stage("infinite resistance", work.finding))
+    told = stages.stage("discriminators", work.discriminators)
     discriminators = discriminate.measured(run, plan, subject, splits, found, judged["test"].wrong, told)
-    told = stages.stage("adversarial images", 4)
+    told = stages.stage("adversarial images", work.detection)
     detection = detect.measured(run, plan, subject, splits, study.data.usual_eps, told)
     trust = minimal.panel(run, plan, subject, few)
     return Done(
