@@ -93,7 +93,8 @@ class TestPlan:
         plan = Resistance(data=MNIST(), preset="published", scale="full").plan()
         assert plan.course() == GDA(p=2.0, on="softmax", steps=500, learning_rate=1e-3, halvings=0)
         recipe = plan.recipe(AlexNetSmall())
-        assert (recipe.lr, recipe.epochs, recipe.objective) == (5e-4, 100, DoubleSoftmax())
+        assert (recipe.lr, recipe.epochs, recipe.objective, recipe.keep) == (5e-4, 100, DoubleSoftmax(), "best")
+        assert (plan.recipe(MLP()).epochs, plan.recipe(MLP()).keep) == (30, "last")
         attacks = plan.attacks(2.0)
         assert (attacks["A"].steps, attacks["A"].learning_rate, attacks["A"].halvings) == (1000, 0.005, 12)
         assert attacks["B"] == AutoLoss(p=2.0, on="softmax", steps=500, learning_rate=1e-3, halvings=0)
@@ -111,6 +112,7 @@ class TestPlan:
     def test_corrected_follows_logits(self) -> None:
         plan = Resistance().plan()
         assert plan.on == "logits"
+        assert plan.recipe(MLP()).keep == "best"
         assert plan.recipe(MLP()).objective != DoubleSoftmax()
         assert plan.attacks(2.0)["C"].on == "logits"
 

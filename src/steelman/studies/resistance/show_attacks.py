@@ -46,8 +46,8 @@ def _training(done: Done) -> str:
     if done.plan.published:
         return (
             "As published, each network is trained through a softmax and a cross-entropy with its own softmax: the "
-            "loss cannot reach 0, so the logits grow without end. The original was stopped by hand; here the epoch "
-            "that is best on val is kept."
+            "loss cannot reach 0, so the logits grow without end. The last weights count, as in the original; AlexNet "
+            "it stopped by hand: here the epoch that is best on val is kept."
         )
     return "Each network has its own recipe and a plain cross-entropy on logits; the epoch that is best on val is kept."
 
