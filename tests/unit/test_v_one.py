@@ -173,6 +173,15 @@ class TestDerivatives:
         ]
         torch.testing.assert_close(ways[0], ways[1])
 
+    def test_near_zero_the_smooth_one_is_that_of_a_lifted_root(self):
+        even, odd = torch.tensor([0.0, 1e-6, 1e-4, -0.01, 0.3]), torch.tensor([0.0, -1e-6, 0.0, 0.02, 0.1])
+        exact = [part.double().requires_grad_() for part in (even, odd)]
+        lifted = ((exact[0] ** 2 + exact[1] ** 2 + 1e-8) / 2).sqrt()
+        expected = torch.autograd.grad(lifted.sum(), exact)
+        even, odd = even.requires_grad_(), odd.requires_grad_()
+        found = torch.autograd.grad(complex_cells(even, odd, "smooth").sum(), (even, odd))
+        torch.testing.assert_close([part.double() for part in found], list(expected), atol=1e-7, rtol=1e-5)
+
 
 class TestNoise:
     def test_neuronal_noise_has_the_variance_of_its_rate(self):
