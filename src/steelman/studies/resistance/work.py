@@ -1,10 +1,10 @@
 """How much work each part of the study is, counted in gradients of one image: its share of the progress."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from steelman.attacks import Attack
 from steelman.attacks.dichotomy import Dichotomy
-from steelman.data import Splits
+from steelman.data import Data, Splits
 from steelman.studies.resistance.detect import OVERSHOOT, methods
 from steelman.studies.resistance.plan import Plan
 
@@ -31,9 +31,9 @@ class Work:
 def counted(plan: Plan, splits: Splits) -> Work:
     """The work of a study on these data."""
     scale = plan.scale
-    num_test, num_train = len(splits.test.first(scale.num_test)), len(splits.train.first(scale.num_train))
-    num_val, held = min(len(splits.val), scale.num_val), scale.steps + scale.nearest
-    each = [_steps(attack, scale.nearest) for p in plan.p for attack in plan.attacks(p).values()]
+    num_test, num_train = _num(splits.test, scale.num_test), _num(splits.train, scale.num_train)
+    num_val, held = _num(splits.val, scale.num_val), scale.steps + scale.nearest
+    each = [_steps(attack) for p in plan.p for attack in plan.attacks(p).values()]
     shown = len(methods(plan, 0.0)) * (3 + len(OVERSHOOT)) + 2  # sets of images whose course is followed
     return Work(
         zoo=tuple(plan.recipe(architecture).epochs * num_train for architecture in plan.models),
@@ -46,6 +46,9 @@ def counted(plan: Plan, splits: Splits) -> Work:
     )
 
 
-def _steps(attack: Attack, usual: int) -> int:
-    steps: int = getattr(attack, "steps", usual)
-    return steps * attack.halvings if isinstance(attack, Dichotomy) else steps
+def _steps(attack: Any) -> int:
+    return attack.steps * attack.halvings if isinstance(attack, Dichotomy) else attack.steps
+
+
+def _num(data: Data, limit: int | None) -> int:
+    return len(data) if limit is None else min(len(data), limit)
