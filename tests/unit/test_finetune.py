@@ -218,11 +218,11 @@ class TestFrontEnd:
         ways = run.read_json("VOneLinear1-1-0-both-ways")
         held = run.read_tensors("examples/VOneLinear1-1-0-both-ways-images.safetensors")
         for row in ways["rows"]:
-            for way in ("published", "smooth", "plain"):
+            for way in ("published", "smooth", "averaged", "plain"):
                 share = held[f"{way} {row['eps']:g}"].float().mean().item()
                 assert row[way]["robust"]["value"] == pytest.approx(share)
                 assert row[way]["robust"]["n"] == 40
-            assert row["smooth"]["gradient_nan"] == row["plain"]["gradient_nan"] == 0
+            assert row["smooth"]["gradient_nan"] == row["averaged"]["gradient_nan"] == row["plain"]["gradient_nan"] == 0
             assert row["published"]["pixels_moved"] <= row["smooth"]["pixels_moved"]
             names = [check["name"] for check in row["published"]["trust"]]
             assert "gradient NaN" in names
@@ -245,6 +245,7 @@ class TestFrontEnd:
     def test_a_gap_between_derivatives_is_called_by_its_name(self) -> None:
         published = {"robust": _share(0.85), "gradient_nan": 0.9, "still": _share(0.5)}
         row = {"eps": 0.35, "published": published, "smooth": {"robust": _share(0.01)}, "p": {"published": 1e-9}}
+        row["averaged"] = {"robust": _share(0.004)}
         front = Front("VOneBasicCNN-32", VOne(), {}, {"rows": [row]})
         assert front_findings([front])[0].endswith("the robustness was a gradient that was not there.")
         alike = {**row, "smooth": {"robust": _share(0.84)}, "p": {"published": 0.4}}

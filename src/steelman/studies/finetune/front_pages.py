@@ -5,7 +5,7 @@ from typing import Any
 
 from steelman.page import Cell, Check, Grid, Item, Section, Table, Trust
 from steelman.studies.finetune import figures
-from steelman.studies.finetune.front_end import NUM_SHOWN, Front
+from steelman.studies.finetune.front_end import AVERAGED, NUM_SHOWN, Front
 from steelman.studies.finetune.plan import Plan
 from steelman.studies.finetune.words import Arm, p_words, percent, share
 
@@ -16,8 +16,8 @@ _TEXT = (
     "A complex cell takes a square root, whose derivative at 0 is infinite. On black ground that makes NaN of the "
     "gradient, and the sign of NaN is 0: FGSM leaves those pixels as they are. “Published” keeps that derivative; "
     "“smooth” makes it finite and changes nothing else: same weights, same images, same outputs.",
-    "The noise is drawn anew at each pass, each gradient follows one draw, and an attack's last image counts. Attacks "
-    "on the mean of many draws could only be stronger: accuracies under the smooth derivative are upper bounds.",
+    "The noise is drawn anew at each pass. Each gradient follows one draw of it, or is the mean of as many as the "
+    f"column says ({AVERAGED!r}, expectation over transformation). An attack's last image counts.",
 )
 
 
@@ -51,7 +51,8 @@ def _artefact(front: Front) -> str:
         f"{front.model} at eps {row['eps']:g}: through the published derivative {share(published['robust'])} hold "
         f"against FGSM; {_percent(published['gradient_nan'])} of the gradient's entries are NaN and "
         f"{percent(published['still'])} of the images are not changed at all. Through a finite derivative, on the same "
-        f"weights and images, {percent(smooth['robust'])} hold ({p_words(row['p']['published'])}): "
+        f"weights and images, {percent(smooth['robust'])} hold ({p_words(row['p']['published'])}), on the mean of "
+        f"{AVERAGED.samples} gradients {percent(row['averaged']['robust'])}: "
     )
     gap = published["robust"]["value"] - smooth["robust"]["value"]
     hidden = gap > 0.05 and row["p"]["published"] < 0.01
@@ -62,27 +63,28 @@ def _against_plain(front: Front) -> str:
     row = front.ways["rows"][0]
     if "plain" not in row:
         return ""
-    own, plain, p = row["smooth"]["robust"], row["plain"]["robust"], row["p"]["plain"]
+    own, plain, p = row["averaged"]["robust"], row["plain"]["robust"], row["p"]["plain"]
     better = "more" if own["value"] > plain["value"] else "fewer"
     verdict = f"on {better} images than without the front end" if p < 0.01 else "no difference beyond chance"
     return (
-        f"{front.model} at eps {row['eps']:g}: {percent(own)} hold against FGSM with finite gradients, "
+        f"{front.model} at eps {row['eps']:g}: {percent(own)} hold against FGSM with finite, averaged gradients, "
         f"{percent(plain)} of the same images without the front end ({p_words(p)}): {verdict}."
     )
 
 
 def _both(fronts: list[Front]) -> Table:
     columns = ("network", "published derivative", "gradient NaN", "images not moved", "smooth derivative", "p")
-    plain = ("without front end", "p, against smooth")
+    averaged, plain = f"smooth, mean of {AVERAGED.samples}", ("without front end", "p, against the mean")
     rows: list[tuple[Cell, ...]] = []
     for front in fronts:
         for row in front.ways["rows"]:
             published, p = row["published"], row["p"]
             own = (f"{front.model}, eps {row['eps']:g}", published["robust"], _percent(published["gradient_nan"]))
             twin = (row["plain"]["robust"], p_words(p["plain"])) if "plain" in row else (None, None)
-            rows.append((*own, published["still"], row["smooth"]["robust"], p_words(p["published"]), *twin))
+            smooth = (row["smooth"]["robust"], p_words(p["published"]), row["averaged"]["robust"])
+            rows.append((*own, published["still"], *smooth, *twin))
     caption = "Robust accuracy under FGSM, the same weights through two derivatives."
-    return Table(caption, (*columns, *plain), tuple(rows))
+    return Table(caption, (*columns, averaged, *plain), tuple(rows))
 
 
 def _grid(front: Front) -> Grid:
@@ -119,9 +121,14 @@ def _panels(plan: Plan, front: Front) -> list[Trust]:
     row = front.ways["rows"][-1]
     threat = plan.threat.at(row["eps"])
     panels: list[Trust] = []
-    for derivative in ("published", "smooth"):
-        checks: list[dict[str, Any]] = row[derivative]["trust"]
-        subject = f"{front.model}, FGSM within {threat!r} through the {derivative} derivative"
+    ways = {
+        "published": "FGSM through the published derivative",
+        "smooth": "FGSM through the smooth derivative",
+        "averaged": f"{AVERAGED!r} through the smooth derivative",
+    }
+    for way, words in ways.items():
+        checks: list[dict[str, Any]] = row[way]["trust"]
+        subject = f"{front.model}, {words} within {threat!r}, {row[way]['watched']} images"
         panels.append(Trust(subject, tuple(Check(**check) for check in checks)))
     return panels
 
