@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections.abc import Generator as Yields
 from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +31,21 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _GIBIBYTE = 2**30
 _GLIBC_LARGEST = 32 * 2**20  # where glibc's own growing threshold ends on 64-bit systems
 _depth = 0  # how many contexts are open: only the outermost sets the process's limits
+_saved_floats: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()  # of models under guard
 
 
 @contextlib.contextmanager
 def guarded(model: nn.Module) -> Yields[None]:
-    """Inside: eval mode, parameters without gradient, convolutions channels-last. Afterwards: all as it was."""
+    """Inside: eval mode, parameters without gradient, convolutions channels-last. Afterwards: all as it was.
+
+    Inside, the size of a micro-batch is measured once for each shape of images.
+    """
+    outermost = model not in _saved_floats
     training = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.data) for parameter in model.parameters()]
     stems = [module for module in model.modules() if _is_stem(module)]
     try:
+        _saved_floats.setdefault(model, {})
         model.eval()
         for parameter, _, data in parameters:
             parameter.requires_grad_(False)
@@ -49,6 +56,8 @@ def guarded(model: nn.Module) -> Yields[None]:
         with steady_allocator():
             yield
     finally:
+        if outermost:
+            _saved_floats.pop(model, None)
         for stem in stems:
             stem.__dict__.pop("forward", None)
         for module, mode in training:
@@ -84,6 +93,14 @@ def micro_batch(model: nn.Module, x: Tensor) -> int:
     """
     if x.is_cuda:
         return 1024
+    known = _saved_floats.get(model, {})
+    if x[0].shape not in known:
+        known[x[0].shape] = _floats_saved(model, x[:1])
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, known[x[0].shape] + x[0].numel())))
+
+
+def _floats_saved(model: nn.Module, image: Images) -> int:
+    """How many numbers the innermost modules put out for one image."""
     floats = 0
 
     def count(module: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001
@@ -94,11 +111,11 @@ def micro_batch(model: nn.Module, x: Tensor) -> int:
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     try:
         with torch.no_grad():
-            model(x[:1])
+            model(image)
     finally:
         for hook in hooks:
             hook.remove()
-    return max(SMALLEST_BATCH, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, floats + x[0].numel())))
+    return floats
 
 
 def generator_for(x: Tensor, seed: int = 0) -> torch.Generator:

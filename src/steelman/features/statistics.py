@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import Tensor
 
 from steelman.errors import UsageError
@@ -64,15 +64,14 @@ def auc(positive: Tensor, negative: Tensor, *, rounds: int = 100, seed: int = 0)
     """
     if not len(positive) or not len(negative):
         raise UsageError("an area under the ROC curve needs values of both sets.")
-    first, second = positive.double().cpu().numpy(), negative.double().cpu().numpy()
+    first, second = (values.double().cpu().numpy()[None] for values in (positive, negative))
     random = np.random.default_rng(seed)
-    drawn = [_area(random.choice(first, len(first)), random.choice(second, len(second))) for _ in range(rounds)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return _area(first, second), float(low), float(high)
+    drawn = [random.choice(values[0], (rounds, values.size)) for values in (first, second)]
+    low, high = np.quantile(_areas(*drawn), (0.025, 0.975))
+    return float(_areas(first, second)[0]), float(low), float(high)
 
 
-def _area(positive: np.ndarray, negative: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score  # takes a second to import
-
-    truth = np.repeat((1, 0), (len(positive), len(negative)))
-    return float(roc_auc_score(truth, np.concatenate((positive, negative))))
+def _areas(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """For each row the share of pairs that are in order, a tie counting half: Mann and Whitney's U."""
+    pairs = positive.shape[1] * negative.shape[1]
+    return stats.mannwhitneyu(positive, negative, axis=1, method="asymptotic").statistic / pairs

@@ -4,7 +4,6 @@ Also what makes interval bounds tight: a threshold as the first layer, and weigh
 arXiv:2103.11341, section 3.1).
 """
 
-import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -155,13 +154,12 @@ def flat_size(name: str, shape: tuple[int, int, int], layers: nn.Module) -> int:
     Raises:
         UsageError: the image is too small; the smallest size that passes is named.
     """
-    shadow = copy.deepcopy(layers).to("meta").eval()
-    size = _dry_size(shadow, shape)
+    size = _num_left(layers, shape)
     if size is not None:
         return size
     channels, height, width = shape
     for side in range(1, _LARGEST_SEARCHED + 1):
-        if _dry_size(shadow, (channels, side, side)) is not None:
+        if _num_left(layers, (channels, side, side)) is not None:
             raise UsageError(
                 f"images of {height}x{width} pixels are too small for {name}, which needs at least {side}x{side}. "
                 "Enlarge the images or choose another architecture."
@@ -169,9 +167,13 @@ def flat_size(name: str, shape: tuple[int, int, int], layers: nn.Module) -> int:
     raise UsageError(f"{name} takes no images of {channels} channels. Choose another architecture.")
 
 
-def _dry_size(shadow: nn.Module, shape: tuple[int, int, int]) -> int | None:
-    """The number of values left, computed from shapes alone; None where a layer finds nothing to work on."""
+def _num_left(layers: nn.Module, shape: tuple[int, int, int]) -> int | None:
+    """The number of values left of one image; None where a layer finds nothing to work on."""
+    training = layers.training
     try:
-        return shadow(torch.empty(1, *shape, device="meta")).numel() or None
+        with torch.no_grad():
+            return layers.eval()(torch.zeros(1, *shape)).numel() or None
     except RuntimeError:  # how torch says that a kernel is larger than its input
         return None
+    finally:
+        layers.train(training)
