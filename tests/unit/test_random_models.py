@@ -240,7 +240,7 @@ def test_whole_numbers_have_the_interval_of_clopper_and_pearson():
 
 def test_natural_and_robust_accuracy_over_draws():
     model = Noisy(net(), size=0.2)
-    x, y = task(model.model, n=40, wrong=0)
+    x, y = task(model.model, n=120, wrong=0)
     data = Data(x.mul(255).round().byte(), y, ("a", "b", "c", "d"))
     outcome = strike(model, data, PGD(steps=3, samples=3), Linf(0.1), generator=seeded())
     assert (~outcome.right).any()  # by chance: they are attacked for this
