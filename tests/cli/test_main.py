@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from rich.console import Console
 
 import steelman
 from steelman.cli import VERBS, bar, help_text, main
-from steelman.cli.output import plain_table
+from steelman.cli.output import command_line, plain_table
 from steelman.errors import Diverged, Interrupted
 
 CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]")
@@ -141,6 +142,17 @@ def test_a_full_disk_makes_no_traceback():
     assert done.returncode == 1
     assert done.stderr.startswith(b"steelman: No space left on device.")
     assert done.stderr.count(b"\n") == 1
+
+
+def test_a_command_line_is_read_back_by_a_shell():
+    """And is in double quotes where a spec's single ones would otherwise be a thicket."""
+    words = ["steelman", "study", "Features(preset='published')", "a b", "it's $HOME", 'say "hi"', "don't `ls`", ""]
+    line = command_line(words)
+    assert line.startswith("""steelman study "Features(preset='published')" 'a b' """)
+    assert shlex.split(line) == words
+    assert subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True).stdout == "".join(
+        f"{word}\n" for word in words
+    )
 
 
 def test_piped_output_is_plain_even_where_only_ascii_is_known(runs):

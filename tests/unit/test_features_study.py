@@ -32,6 +32,7 @@ from steelman.studies.features import (
 )
 from steelman.studies.features import plan as planning
 from steelman.studies.features.collect import reconstructions, write_sets
+from steelman.studies.features.figures import class_grid
 from steelman.studies.features.networks import Network
 from steelman.studies.features.plan import PUBLISHED, Scale
 from steelman.threats.groups import Groups
@@ -154,8 +155,12 @@ class TestOnDisk:
         with Run.open(tmp_path, repr(study), splits.digest) as run:
             made = reconstructions(run, plan, (standard, standard), splits, Stages(silent, 2))
             write_sets(run, plan, made, standard, splits)
+            class_grid(run, made)
+            sheet = run.read_tensors("examples/classes.safetensors")["x"][3 * 5]  # row 3, column "original"
         images = torch.cat((splits.train.images, splits.val.images))
         assert torch.equal(made.originals.images, images)
+        mine = made.originals.pixels()[made.originals.labels == 3]
+        assert torch.allclose(sheet[:, :28, 29:57], mine[1])  # as made, not as shuffled for a training
         split = Arrays(str(tmp_path / "sets" / "original.safetensors")).splits()
         assert len(split.val) == len(made.originals) // 10
         kept = torch.cat((split.train.images, split.val.images)).flatten(1)

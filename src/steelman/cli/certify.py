@@ -1,14 +1,13 @@
 """`steelman certify`: what no allowed change can break."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from steelman.cli.options import JsonOption, Subject, ThreatOption
-from steelman.cli.output import say, say_json, say_table
+from steelman.cli.output import command_line, say, say_json, say_table
 
 if TYPE_CHECKING:
     from steelman.certification import Certification
@@ -85,7 +84,7 @@ def _command(asked: "Certification", subject: Subject, out: Path) -> str:
     options = (("--model", spec.model), ("--weights", spec.weights), ("--data", subject.data))
     for name, value in (*options, ("--split", spec.split), ("--num", spec.num), ("--seed", spec.seed)):
         words += [] if value is None else [name, str(value)]
-    return shlex.join([*words, "--out", str(out)])
+    return command_line([*words, "--out", str(out)])
 
 
 def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

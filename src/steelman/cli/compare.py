@@ -1,13 +1,12 @@
 """`steelman compare`: several attacks on one classifier and the same images."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from steelman.cli.options import JsonOption, Subject, ThreatOption
-from steelman.cli.output import say, say_json, say_table
+from steelman.cli.output import command_line, say, say_json, say_table
 
 if TYPE_CHECKING:
     from steelman.comparison import Comparison
@@ -92,7 +91,7 @@ def _command(comparison: "Comparison", subject: Subject, out: Path) -> str:
     )
     for name, value in (*options, ("--split", asked.split), ("--num", asked.num), ("--seed", asked.seed)):
         words += [] if value is None else [name, str(value)]
-    return shlex.join([*words, *(["--skip-bad"] if subject.skip_bad else []), "--out", str(out)])
+    return command_line([*words, *(["--skip-bad"] if subject.skip_bad else []), "--out", str(out)])
 
 
 def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,12 +1,12 @@
 """What `transfer-matrix` asks for and keeps."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from steelman.cli import inputs, pages, results
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
+from steelman.cli.output import command_line
 from steelman.crossing import Crossing, cross, crossing_page, digest, read_sets, record, with_source
 from steelman.errors import UsageError
 from steelman.runs import DISK_SPACE, Run
@@ -42,13 +42,13 @@ def crossed(what: Crossing, subject: Subject, out: Path | None) -> dict[str, Any
         words += ["--data-root", str(subject.data_root)] if subject.data_root else []
         size = 4 * prepared.data.images.numel() * len(prepared.subjects) * len(what.attacks)
         with Run.open(
-            out, repr(what), digest(prepared, sets), command=shlex.join(words), need=DISK_SPACE + size
+            out, repr(what), digest(prepared, sets), command=command_line(words), need=DISK_SPACE + size
         ) as run:
             if not run.finished:
                 found = cross(what, prepared, sets, run, progress)
                 facts = record(what, prepared, found)
                 run.write_json("matrix", facts)
-                pages.keep(run, crossing_page(facts, found, shlex.join(words)))
+                pages.keep(run, crossing_page(facts, found, command_line(words)))
                 run.finish()
             return run.read_json("matrix")
 

@@ -1,13 +1,12 @@
 """`steelman harden`: make a trained classifier hold, and say what it gained and what that cost."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from steelman.cli.options import JsonOption, RootOption, ThreatOption
-from steelman.cli.output import say, say_json, say_table
+from steelman.cli.output import command_line, say, say_json, say_table
 
 
 def harden(
@@ -35,7 +34,7 @@ def harden(
     command = ["steelman", "harden", str(run), "--threat", repr(ball), "--minutes", f"{minutes:g}", "--num", str(num)]
     command += ["--seed", str(seed), "--out", str(place)]
     facts: dict[str, Any] = hardened.kept(
-        run, ball, minutes, num, place, root=data_root, seed=seed, command=shlex.join(command)
+        run, ball, minutes, num, place, root=data_root, seed=seed, command=command_line(command)
     )
     report = write_report(place / "evaluation")
     if as_json:

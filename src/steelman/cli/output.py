@@ -1,5 +1,6 @@
 """What is printed: plain lines without control characters, one JSON object, tables that fit where they are read."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,3 +54,13 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 def clean(text: str) -> str:
     """The text with every control character (from a file's name, say) written as an escape."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The words as a shell takes them: a text with single quotes in double ones, where nothing in it would change."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    plain = "'" in word and not set(word) & set('"$`\\!')
+    return f'"{word}"' if plain else shlex.quote(word)

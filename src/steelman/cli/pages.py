@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from steelman.cli.output import command_line
 from steelman.measurement import Measured, Prepared
 from steelman.page import Bars, Cell, Lines, Page, Panel, Samples, Section, Series, Table, Trust
 from steelman.runs import Run
@@ -90,7 +90,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         headline=f"{Share(**facts['natural'])} of the test images are classified correctly.",
         findings=(*early, *guard, *facts["notes"]),
         sections=(Section("Result", (), (table,)), Section("Course", (), (*curves, *_guard_lines(rows)))),
-        rerun=shlex.join(["steelman", "train", facts["spec"]]),
+        rerun=command_line(["steelman", "train", facts["spec"]]),
         facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
     )
 

@@ -1,13 +1,13 @@
 """What `attack` and `evaluate` print and keep."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Any
 
 from steelman.cli import inputs, pages
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
+from steelman.cli.output import command_line
 from steelman.data import Data
 from steelman.evaluate import Outcome
 from steelman.export import INDEX, export, is_lossy, share_lost
@@ -51,7 +51,7 @@ def kept(asked: Measurement, subject: Subject, out: Path) -> dict[str, Any]:
     with reporting() as progress:
         prepared = ready(asked, subject, progress)
         asked = dataclasses.replace(asked, data=prepared.source)
-        command = shlex.join(["steelman", "evaluate", repr(asked), "--out", str(out)])
+        command = command_line(["steelman", "evaluate", repr(asked), "--out", str(out)])
         need = DISK_SPACE + 5 * prepared.data.images.numel() * len(prepared.subjects)
         with Run.open(out, repr(asked), prepared.digest, command=command, need=need) as run:
             if not run.finished:

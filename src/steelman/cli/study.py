@@ -1,13 +1,12 @@
 """`steelman study`: a question, everything that is done to answer it, and the report."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from steelman.cli.options import DataOption, JsonOption, RootOption, SkipOption
-from steelman.cli.output import say, say_json
+from steelman.cli.output import command_line, say, say_json
 
 
 def study(
@@ -37,7 +36,7 @@ def study(
     source = None if data is None else inputs.source(data, data_root)
     asked = inputs.study(name, {"preset": preset, "scale": scale, "data": source, "seed": seed}, skip_bad=skip_bad)
     place = out or Path("out") / type(asked).__name__.lower()
-    command = shlex.join(["steelman", "study", repr(asked), "--out", str(place)])
+    command = command_line(["steelman", "study", repr(asked), "--out", str(place)])
     with reporting() as progress:
         asked.run(place, data_root, progress, command=command)
         report = write_report(place)

@@ -1,6 +1,5 @@
 """`steelman train`: an architecture, or a whole Training(...), becomes a run directory."""
 
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption
-from steelman.cli.output import say, say_json
+from steelman.cli.output import command_line, say, say_json
 from steelman.schedules import Schedule
 
 
@@ -68,7 +67,7 @@ def train(
     inputs.warn_of_training(training, data_root)
     command = ["steelman", "train", repr(training), *(["--out", str(out)] if out else [])]
     with reporting() as progress:
-        run = train_run(training, out, data_root, progress, device=place, command=shlex.join(command))
+        run = train_run(training, out, data_root, progress, device=place, command=command_line(command))
     facts = pages.keep_training_page(run)
     if as_json:
         say_json(facts)

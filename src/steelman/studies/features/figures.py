@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,15 +47,13 @@ def strips(run: Run, plan: Plan, splits: Splits) -> tuple[Grid, Grid]:
 
 def class_grid(run: Run, made: "Reconstructed") -> Grid:
     """A row a class, a column a set, and there 5 x 5 images: the same ones in the same places of every column."""
-    labels, classes = made.originals.labels, made.originals.classes
-    sets = [_set_pixels(run, name) for name, _ in GRID_SETS]
-    members = [(labels == label).nonzero().squeeze(1)[: SIDE**2] for label in range(len(classes))]
-    sheets = [_sheet(x[rows]) for rows in members for x in sets]
+    classes = made.originals.classes
+    sheets = [_sheet(_first_of_class(run, name, label)) for label in range(len(classes)) for name, _ in GRID_SETS]
     run.write_tensors("examples/classes.safetensors", {"x": torch.stack(sheets)})
-    words = tuple(name for name in classes for _ in sets)
+    words = tuple(name for name in classes for _ in GRID_SETS)
     heads = tuple(head for _, head in GRID_SETS)
     caption = f"The first {SIDE**2} training images of each class: as they are, and what each network made of them."
-    return Grid("classes", caption, "examples/classes.safetensors", len(sets), words, heads)
+    return Grid("classes", caption, "examples/classes.safetensors", len(GRID_SETS), words, heads)
 
 
 def _sheet(x: Tensor) -> Tensor:
@@ -91,5 +90,8 @@ def blind_grid(run: Run, labels: list[int]) -> Item:
     return Grid("blind", caption, "examples/blind.safetensors", len(heads), heads=heads)
 
 
-def _set_pixels(run: Run, name: str) -> Tensor:
-    return run.read_tensors(f"sets/{name}.safetensors")["images"].float() / 255
+def _first_of_class(run: Run, name: str, label: int) -> Tensor:
+    """The first images of a class in a set as it was made, in the order of the originals."""
+    first = np.load(run.path / "sets" / name / f"x_{label}.npy", mmap_mode="r", allow_pickle=False)[: SIDE**2]
+    x = torch.from_numpy(np.array(first)).float() / 255
+    return x[:, None] if x.ndim == 3 else x  # grey images are kept without a channel
