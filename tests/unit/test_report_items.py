@@ -241,7 +241,7 @@ def test_cells_are_coloured_by_value_and_the_numbers_stand_behind(tmp_path: Path
     text = write_report(write(tmp_path, item)).read_text()
     assert 'role="img" aria-label="Who fools whom. A heat map; its numbers stand in the table below."' in text
     assert "d(<wbr>e=<wbr>1)" in text
-    assert "20.0–30.0, n = 400" in text
+    assert "20.0–30.0, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}400" in text
 
 
 def test_a_matrix_of_distances_is_coloured_from_least_to_greatest() -> None:

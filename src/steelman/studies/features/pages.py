@@ -55,7 +55,7 @@ def write_page(
             Section("Groups of perturbations", (_GROUP_TEXT,), (_group_table(plan, found), pictures[0])),
             Section("Perturbations it was not trained on", (_HELD_TEXT,), (_held_table(plan, found), pictures[1])),
             Section("Reconstructed features", (_residual_text(plan),), _reconstruction_items(run, made)),
-            Section("Learning from features", (_RETRAIN_TEXT,), (_retrain_table(plan, found), _files_table(found))),
+            Section("Learning from features", _retrain_text(found), (_retrain_table(plan, found), _files_table(found))),
             Section("Distances", (_DISTANCE_TEXT,), _distance_items(found)),
             Section("Can the two be told apart blindly?", (_BLIND_TEXT,), _blind_items(run, found)),
             Section("Can these numbers be trusted?", (), _trust(plan, found)),
@@ -153,6 +153,10 @@ def _held_table(plan: Plan, found: Measured) -> Table:
         for attack in ("FGSM", "PGD-40", "Reliable")
     ]
     return Table("Accuracy under what neither net was trained on.", ("perturbation", "standard", "robust"), tuple(rows))
+
+
+def _retrain_text(found: Measured) -> tuple[str, ...]:
+    return (_RETRAIN_TEXT, _MISLABELLED_TEXT) if "d-rand" in found.retrained else (_RETRAIN_TEXT,)
 
 
 def _retrain_table(plan: Plan, found: Measured) -> Table:
@@ -272,10 +276,10 @@ _GROUP_TEXT = (
     "MNIST."
 )
 _HELD_TEXT = "Robustness measured only on what was trained says little: other corruptions, and gradient attacks."
-_RETRAIN_TEXT = (
-    "Equal budgets: the same number of images, epochs and the same recipe for every set. In D_rand and D_det (Ilyas et "
-    "al. 2019) the labels fit only what a targeted attack has put into the images, so clean accuracy above chance is "
-    "learned from perturbations alone; in D_det the label seen is always the next class."
+_RETRAIN_TEXT = "Equal budgets: the same number of images, epochs and the same recipe for every set."
+_MISLABELLED_TEXT = (
+    "In D_rand and D_det (Ilyas et al. 2019) the labels fit only what a targeted attack has put into the images, so "
+    "clean accuracy above chance is learned from perturbations alone; in D_det the label seen is always the next class."
 )
 _DISTANCE_TEXT = "Pixels of originals and reconstructions are both in [0, 1]; a pair is two different images of a set."
 _BLIND_TEXT = (
