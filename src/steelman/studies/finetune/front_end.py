@@ -55,18 +55,22 @@ def both_ways(
     """
     if run.has(f"results/{name}.json"):
         return run.read_json(name)
-    network = load_run(model).model
-    plain = None if twin is None else load_run(twin).model
-    watched = test.first(plan.scale.num_probe)  # of the averaged gradients, which cost as much as all others together
+    network, few = load_run(model).model, test.first(plan.scale.num_probe)
+    networks: dict[str, nn.Module] = dict.fromkeys((*DERIVATIVES, "averaged"), network)
+    right: dict[str, Tensor] = dict.fromkeys(networks, accuracy(network, test))
+    if twin is not None:
+        networks["plain"] = load_run(twin).model
+        right["plain"] = accuracy(networks["plain"], test)
     held: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
     for eps in RADII:
         threat, row = plan.threat.at(eps), dict[str, Any](eps=eps)
-        for way in (*DERIVATIVES, "averaged", "plain"):
-            if (struck := plain if way == "plain" else network) is not None:
-                with differentiated(struck, "published" if way == "published" else "smooth"):
-                    ours = (AVERAGED, watched) if way == "averaged" else (FGSM(), test)
-                    row[way], held[f"{way} {eps:g}"] = _struck(struck, test, *ours, threat, progress)
+        for way, one in networks.items():
+            attack, watched = AVERAGED if way == "averaged" else FGSM(), test if way == "published" else few
+            with differentiated(one, "published" if way == "published" else "smooth"):
+                row[way], after = _struck(one, test, attack, threat, watched, progress)
+            held[f"{way} {eps:g}"] = right[way] & after
+            row[way]["robust"] = Share.of(held[f"{way} {eps:g}"]).to_json()
         pairs = (("published", "smooth"), ("plain", "averaged"))
         row["p"] = {
             one: mcnemar(held[f"{one} {eps:g}"], held[f"{other} {eps:g}"]).p for one, other in pairs if one in row
@@ -81,27 +85,25 @@ def both_ways(
 
 
 def _struck(
-    model: nn.Module, test: Data, attack: FGSM, watched: Data, threat: Ball, progress: Progress
+    model: nn.Module, test: Data, attack: FGSM, threat: Ball, watched: Data, progress: Progress
 ) -> tuple[dict[str, Any], Tensor]:
-    """How many images hold against FGSM and how much of the attack took place; and which of them hold.
+    """How much of an attack on all images took place, and which of them are right after it.
 
     The last candidate counts whatever a random model said of earlier ones. A strike on the images that are `watched`
     tells of the gradients.
     """
     outcome = strike(model, watched, attack, threat, progress=progress)
     x_adv, after = _attacked(model, test, attack, threat)
-    right, health = outcome.right, outcome.health
+    struck, health = outcome.right, outcome.health
     moved = (x_adv != test.pixels()).flatten(1).float().mean(1)
-    held = accuracy(model, test) & (after == test.labels)
     facts = {
-        "robust": Share.of(held).to_json(),
-        "gradient_nan": float((health.nan[right] / health.steps[right].clamp_min(1)).mean()),
+        "gradient_nan": float((health.nan / health.steps.clamp_min(1))[struck].sum()) / max(1, int(struck.sum())),
         "pixels_moved": float(moved.mean()),
         "still": Share.of(moved == 0).to_json(),
         "trust": [dataclasses.asdict(check) for check in read(outcome)],
-        "watched": len(right),
+        "watched": len(watched),
     }
-    return facts, held
+    return facts, after == test.labels
 
 
 def _attacked(model: nn.Module, data: Data, attack: FGSM, threat: Ball) -> tuple[Tensor, Tensor]:
