@@ -28,7 +28,7 @@ from steelman.studies.resistance import Resistance, detect, held
 from steelman.studies.resistance.course import FAILED, POINTS, follow
 from steelman.studies.resistance.detect import methods
 from steelman.studies.resistance.discriminate import Discriminator
-from steelman.studies.resistance.held import nearest
+from steelman.studies.resistance.held import nearest, nearest_linf
 from steelman.studies.resistance.plan import ACCURACY, SCALES, SUCCESSES, name_of
 from steelman.studies.resistance.work import counted
 from steelman.studies.resistance.zoo import _log_odds_against
@@ -106,7 +106,7 @@ class TestPlan:
         work, num_test = counted(plan, splits), len(splits.test)
         assert work.zoo[plan.models.index(AlexNetSmall())] == 100 * len(splits.train)
         assert work.attacks == 100 * (1000 * 12 + 500 + 500 + 200 + 200)  # A, B, C, DDN, FMN
-        assert work.test == num_test * (500 + 200)
+        assert work.test == num_test * (500 + 200 + 100)  # C, DDN, FMN
         assert work.total > sum(work.zoo) + len(work.zoo) * work.attacks + work.test
 
     def test_corrected_follows_logits(self) -> None:
@@ -193,6 +193,8 @@ class TestCourse:
         expected = (x.flatten(1).mean(1) - 0.5).abs() * 4
         assert torch.allclose(distance, expected, rtol=0.02, atol=1e-3)
         assert torch.equal(beyond, 1 - y)
+        linf = nearest_linf(Plane(6.0), x, y, 80)
+        assert torch.allclose(linf, expected / 4, rtol=0.02, atol=1e-3)
 
 
 class TestSaturation:

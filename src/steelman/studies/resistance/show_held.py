@@ -7,9 +7,9 @@ import torch
 
 from steelman.page import Cell, Item, Lines, Panel, Section, Series, Table
 from steelman.studies.resistance.done import Done, Words
-from steelman.studies.resistance.scores import risk_coverage, thinned
+from steelman.studies.resistance.scores import auroc, risk_coverage, thinned
 from steelman.studies.resistance.show_attacks import histogram
-from steelman.studies.resistance.verdicts import DISTANCE, LEVELS
+from steelman.studies.resistance.verdicts import DISTANCE, DISTANCE_LINF, LEVELS
 
 DRAWN = (  # the scores whose risk is drawn
     ("Res_max", "published"),
@@ -31,7 +31,7 @@ def sections(done: Done, words: Words) -> tuple[Section, ...]:
     resistances = (
         "Res_N is the norm after the last step of attack C, Res_max the largest norm, Res_min the first step of low "
         "confidence, infinite where the attack failed. The distance is the L2 norm of the nearest image of another "
-        "class that DDN finds. Each is measured from the network's own prediction, right or wrong.",
+        "class that DDN finds; in L-inf, FMN. Each is measured from the network's own prediction, right or wrong.",
     )
     wrong = (
         "Suspicion is low resistance, or little confidence. AUROC: the chance that a wrong image is more suspect than "
@@ -39,11 +39,25 @@ def sections(done: Done, words: Words) -> tuple[Section, ...]:
         "risk: the mean error rate over all coverages. Errors: wrong verdicts at the best threshold in hindsight; "
         f"calling every image right costs {int(done.judged.wrong.sum())}. Equal: the share of images whose score is "
         "no score of their own. The ensemble is the mean softmax of the zoo.",
+        *_norms(done),
     )
     return (
         Section(_head(done), saturation, tuple(_saturation(done))),
         Section("How far each image holds", resistances, (_quantiles(done, words), *_histograms(done))),
         Section("Is the classifier wrong here?", wrong, (_wrong(done, words), *_risks(done), *_conf2(words))),
+    )
+
+
+def _norms(done: Done) -> tuple[str, ...]:
+    """Which norm of the distance val would choose."""
+    by_norm = {name: auroc(done.val.suspicion(name), done.val.wrong) for name in (DISTANCE, DISTANCE_LINF)}
+    l2, linf = (one["value"] if one else None for one in by_norm.values())
+    if l2 is None or linf is None:
+        return ()
+    better = "L-inf" if linf > l2 else "L2"
+    return (
+        f"The distance's norm is a choice, to be made on val: AUROC {l2:.3f} in L2, {linf:.3f} in L-inf on "
+        f"{len(done.val.wrong)} images, {int(done.val.wrong.sum())} of them wrong, so {better}.",
     )
 
 

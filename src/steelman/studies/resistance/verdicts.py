@@ -27,7 +27,7 @@ from steelman.studies.resistance.scores import (
 from steelman.studies.resistance.zoo import Network, baselines, is_right, runner_up
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-DISTANCE = "distance"
+DISTANCE, DISTANCE_LINF = "distance", "distance, L-inf"
 MEASURES = (*RESISTANCES, DISTANCE)
 
 
@@ -36,7 +36,7 @@ class Judged:
     """One split's images: which are wrong, how far each holds, how sure the classifier seems, the second guesses."""
 
     wrong: Flags
-    resistance: dict[str, Values]  # Res_N, Res_max, Res_min (10000 where the attack failed), distance
+    resistance: dict[str, Values]  # Res_N, Res_max, Res_min (10000 where the attack failed), distances
     surety: dict[str, Values]  # confidence and its like, without any attack
     guess_right: dict[str, Flags]  # whether the second guess is right: after attack C, beyond the boundary, runner-up
 
@@ -49,7 +49,8 @@ def judged(subject: Network, zoo: list[Network], split: str, data: Data, found: 
     """All that is compared, of the images of val or test."""
     num, label = len(data), subject.predicted(split)[: len(data)]
     resistance: dict[str, Tensor] = {name: found.course.resistance(name) for name in RESISTANCES}
-    resistance[DISTANCE] = found.distance
+    distances = {DISTANCE: found.distance, DISTANCE_LINF: found.linf}
+    resistance |= {name: far.clamp_max(FAILED) for name, far in distances.items()}
     guesses = {"C": found.course.rival, DISTANCE: found.beyond, "runner-up": runner_up(subject.logits[split][:num])}
     return Judged(
         ~is_right(subject, split, data).numpy(),
@@ -79,7 +80,7 @@ def quantiles(test: Judged) -> list[dict[str, Any]]:
 def wrong_here(test: Judged) -> list[dict[str, Any]]:
     """How well each score tells where the classifier is wrong; `p` compares its AUROC with that of Res_N."""
     rows: list[dict[str, Any]] = []
-    for name in (*MEASURES, *test.surety):
+    for name in (*test.resistance, *test.surety):
         suspicion = test.suspicion(name)
         cut = flagged(suspicion, test.wrong)
         rows.append(

@@ -32,7 +32,7 @@ def counted(plan: Plan, splits: Splits) -> Work:
     """The work of a study on these data."""
     scale = plan.scale
     num_test, num_train = _num(splits.test, scale.num_test), _num(splits.train, scale.num_train)
-    num_val, held = _num(splits.val, scale.num_val), scale.steps + scale.nearest
+    num_val, held = _num(splits.val, scale.num_val), scale.steps + scale.nearest + scale.nearest // 2
     each = [_steps(attack) for p in plan.p for attack in plan.attacks(p).values()]
     shown = len(methods(plan, 0.0)) * (3 + len(OVERSHOOT)) + 2  # sets of images whose course is followed
     return Work(
@@ -42,7 +42,7 @@ def counted(plan: Plan, splits: Splits) -> Work:
         val=num_val * held,
         finding=scale.num_finding * (2 * scale.steps + scale.nearest),
         discriminators=min(scale.num_wrong, num_val // 10) * 2 * scale.steps,
-        detection=scale.num_detect * shown * held,
+        detection=scale.num_detect * shown * (scale.steps + scale.nearest),
     )
 
 
