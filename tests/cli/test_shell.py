@@ -103,7 +103,8 @@ def test_the_shell_has_the_attacks_at_hand_and_saves_figures(call, runs, monkeyp
         asked.update(user_ns)
         user_ns["nearest"](0)
 
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(start_ipython=start_ipython))
+    stand_in = types.SimpleNamespace(start_ipython=start_ipython, version_info=(9, 0))  # matplotlib asks for a version
+    monkeypatch.setitem(sys.modules, "IPython", stand_in)
     code, out, err = call("shell", runs / "plain")
     assert (code, err) == (0, "")
     assert {"attack", "minimal_attack", "nearest", "wrong", "model", "data", "strike", "PGD", "Linf"} <= set(asked)
