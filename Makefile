@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/steelman study finetune --data digits --preset corrected --scale smoke --out out/finetune
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -q -m "not peers" -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -20,6 +20,7 @@ check: .venv/ready
 	$(BIN)/pyright
 
 bench: .venv/peers
+	$(BIN)/python -m pytest -q -m peers -n auto --dist worksteal
 	$(BIN)/python benchmarks/run.py
 
 .venv/ready: pyproject.toml constraints.txt
