@@ -1,5 +1,6 @@
 """Types are checked at run time in every test; nothing of a test depends on the global generator."""
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -13,6 +14,7 @@ from tests import watching
 
 jaxtyping.jaxtyped = watching.jaxtyped
 install_import_hook("steelman", "beartype.beartype")
+gc.disable()  # until all tests are collected: nearly all that is imported and collected stays
 
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -58,6 +60,13 @@ PLAIN = (  # the same calls over and over
     "tests/unit/test_bounds.py::test_no_image_proven_robust_is_ever_broken",
     "tests/unit/test_attack_reliable.py::test_it_breaks_all_that_long_attacks_break",
 )
+
+
+def pytest_collection_finish() -> None:
+    """What stays to the end is not looked through again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup() -> None:

@@ -105,16 +105,16 @@ def test_an_image_is_classified_alike_alone_and_in_any_batch(built, images):
     torch.testing.assert_close(built(images.flip(0)).flip(0), together, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", DEFAULTS, ids=repr)
-def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(architecture):
+@pytest.mark.parametrize(("architecture", "built"), [(one, one) for one in DEFAULTS], ids=repr, indirect=["built"])
+def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(architecture, built):
     before = torch.get_rng_state()
-    one, same, other = (architecture(MNIST, 10, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
+    same, other = (architecture(MNIST, 10, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert torch.equal(torch.get_rng_state(), before)
-    pairs = list(itertools.zip_longest(one.state_dict().values(), same.state_dict().values()))
+    pairs = list(itertools.zip_longest(built.state_dict().values(), same.state_dict().values()))
     assert all(torch.equal(first, second) for first, second in pairs)
-    drawn = [name for name, value in one.named_parameters() if value.ndim > 1]
+    drawn = [name for name, value in built.named_parameters() if value.ndim > 1]
     assert drawn
-    assert not any(torch.equal(one.get_parameter(name), other.get_parameter(name)) for name in drawn)
+    assert not any(torch.equal(built.get_parameter(name), other.get_parameter(name)) for name in drawn)
 
 
 @pytest.mark.parametrize("architecture", DEFAULTS, ids=repr)

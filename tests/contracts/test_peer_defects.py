@@ -112,7 +112,7 @@ def test_05_autoattack_is_the_published_one():
     assert (second.loss, second.steps, second.targets) == ("dlr", 100, 9)
     assert (third.steps, third.targets) == (100, 9)
     assert fourth.queries == 5000
-    model = net()
+    model = net(3)
     x, y = task(model, n=1, wrong=0)
     found = AutoAttack(queries=10).run(model, x, y, Linf(1e-4), generator=seeded())
     assert (found.backwards >= 300).all()  # 100 steps and more of each of the three: none is cut short

@@ -150,9 +150,10 @@ def test_no_image_proven_robust_is_ever_broken(name, norm, clip):
     for eps in (1e-5, 1e-3, 1e-2, 0.1, 10.0):
         low = bounds(model, x, y, norm(eps, clip=clip))
         assert last is None or (low <= last).all()
-        found = PGD(steps=5).run(model, x, y, norm(eps, clip=clip))
-        assert not (found.success & (low > 0)).any()
-        proven.append(int((low > 0).sum()))
+        safe = low > 0
+        found = PGD(steps=5).run(model, x[safe], y[safe], norm(eps, clip=clip))
+        assert not found.success.any()
+        proven.append(int(safe.sum()))
         last = low
     assert proven[0] > 10
     assert proven[-1] < 16 or name == "residual"

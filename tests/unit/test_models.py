@@ -209,7 +209,8 @@ def test_the_published_trades_weights_are_as_accurate_as_published(data_root, ge
     raw = data_root / "MNIST" / "raw"
     images = np.fromfile(raw / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 1, 28, 28)
     labels = torch.from_numpy(np.fromfile(raw / "t10k-labels-idx1-ubyte", np.uint8, offset=8)).long()
+    model = model.to(memory_format=torch.channels_last)  # twice as fast
     with torch.inference_mode():
-        batches = torch.from_numpy(images).split(500)
+        batches = torch.from_numpy(images).split(100)
         predictions = torch.cat([model(batch.float() / 255).argmax(1) for batch in batches])
     assert (predictions == labels).double().mean().item() == pytest.approx(0.9948, abs=1e-4)  # Zhang et al. 2019

@@ -8,11 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from steelman.attacks import Attack, Problem
+from steelman.attacks.apgd import APGD
 from steelman.attacks.auto_attack import AutoAttack
 from steelman.attacks.climb import DIVERSIFYING_STEPS, climb
-from steelman.attacks.fmn import FMN
 from steelman.attacks.found import Found, improved, spread
-from steelman.attacks.minimal import Nearby
 from steelman.attacks.square import Square
 from steelman.bounds import interval_margins
 from steelman.engine import generator_for, guarded, micro_batch
@@ -22,6 +21,9 @@ from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
 
 WIDTH = 1.5  # of the ball from whose shell the wide climbs start
+FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
+FEWEST = 1 / 16  # down to this share
+FEW = 4  # and this number, where that is more
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
@@ -29,16 +31,16 @@ ALARM = 0.05  # share of the witnesses it may break before the gradients count a
 
 @dataclass(frozen=True, repr=False)
 class Reliable(Attack):
-    """The default evaluation: a few diverse climbs for all images, more and more for the few that come near breaking.
+    """The default evaluation: a short climb for all images, ever more for the ever fewer that come nearest to breaking.
 
     0. Images that interval bounds prove to hold are left in peace: a net trained for that, or a small radius.
     1. Every image: two steps along a random direction of the logits (output-diversified start, Tashiro et al. 2020,
        arXiv:2003.06878), then `steps` steepest steps on the margin, from a whole radius down to a twentieth.
-    2. Every image that held: FMN with four times the steps, which says how far its nearest wrong neighbour is, and two
-       climbs of three times the steps, one from half as far again outside the ball: gradients masked near the image
-       lead astray from inside only.
-    3. `rounds - 1` more climbs, each twice as long, from inside and outside in turn, for the half, quarter, ... of the
-       images whose nearest wrong neighbour is nearest.
+    2. The half that held by the smallest margins: a climb of three times the steps from half as far again outside the
+       ball: gradients masked near the image lead astray from inside only.
+    3. `rounds` runs of APGD with ten times the steps, on cross-entropy and margin in turn: for the quarter of
+       what held by the smallest margins, the eighth, and from then on the sixteenth. Each run starts elsewhere and
+       breaks others; what breaks at all is among these few (docs/log.md).
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
     5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
@@ -48,11 +50,11 @@ class Reliable(Attack):
     (95 % confidence).
 
     Raises:
-        UsageError: fewer than one step or round, or a negative number of queries or audited images.
+        UsageError: fewer than one step, or a negative number of rounds, queries or audited images.
     """
 
     steps: int = 10
-    rounds: int = 5
+    rounds: int = 8
     queries: int = 300
     audit: int = 20
 
@@ -61,8 +63,8 @@ class Reliable(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.steps, self.rounds) < 1 or min(self.queries, self.audit) < 0:
-            raise UsageError(f"{self!r}: expected at least one step and one round, and no negative numbers.")
+        if self.steps < 1 or min(self.rounds, self.queries, self.audit) < 0:
+            raise UsageError(f"{self!r}: expected at least one step, and no negative numbers.")
 
     def strays(self, threat: Ball) -> bool:
         """As AutoAttack, which it may call."""
@@ -70,16 +72,14 @@ class Reliable(Attack):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         climb(problem, self.steps)
-        near = Nearby(problem)
-        FMN(steps=4 * self.steps).approach(problem, near)
-        for width in (WIDTH, 1.0):
-            with problem.part() as part:
-                climb(part, 3 * self.steps, width=width)
-        for number in range(1, self.rounds):
+        with problem.part(likeliest(problem, 0.5)) as part:
+            climb(part, 3 * self.steps, width=WIDTH)
+        for number in range(self.rounds):
             if problem.done or problem.success.all():
                 return
-            with problem.part(hardest(problem, near, 0.5**number)) as part:
-                climb(part, self.steps * 2**number, width=1.0 if number % 2 else WIDTH)
+            loss = "margin" if number % 2 else "cross_entropy"
+            with problem.part(likeliest(problem, share_of(number))) as part:
+                APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
         if self._masked(problem):
             with problem.part() as rest:
                 FULL.search(rest)
@@ -129,7 +129,9 @@ class Reliable(Attack):
         return found
 
     def cost(self) -> str:  # noqa: D102
-        mean = (10 + self.rounds) * self.steps + (2 + self.rounds) * DIVERSIFYING_STEPS
+        shares = [share_of(number) for number in range(self.rounds)]
+        climbs = self.steps + DIVERSIFYING_STEPS + (3 * self.steps + DIVERSIFYING_STEPS) / 2
+        mean = round(climbs + 10 * self.steps * sum(shares))
         return f"about {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
 
 
@@ -147,11 +149,13 @@ def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
     return proven
 
 
-def hardest(problem: Problem, near: Nearby, share: float) -> Tensor:
-    """Rows of the unbroken images whose nearest wrong candidate is nearest, a share of them, one at least.
+def share_of(number: int) -> float:
+    """The share of the held images that APGD's run of that number searches."""
+    return max(FEWEST, FIRST * 0.5**number)
 
-    Margins would be misled by masked gradients, the distances of a search from outside are not.
-    """
-    active = (problem.active & ~problem.success).nonzero().squeeze(1)
-    order = near.distance[active].argsort(stable=True)
-    return active[order[: max(1, math.ceil(share * len(active)))]]
+
+def likeliest(problem: Problem, share: float) -> Tensor:
+    """Rows of the share of the unbroken images with the smallest margins so far; no fewer than four, if there are."""
+    held = (problem.active & ~problem.success).nonzero().squeeze(1)
+    order = problem.score[held].argsort(descending=True, stable=True)
+    return held[order[: max(FEW, math.ceil(share * len(held)))]]
