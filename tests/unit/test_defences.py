@@ -240,6 +240,44 @@ def test_fgsm_rs_on_mnist_starts_beyond_the_pixel_range(model, batch):
     assert (noise < 0).any()
 
 
+def test_from_a_corner_a_step_of_two_ends_in_the_gradients_corner(batch, generator):
+    """RAND+FGSM's start; of a linear net the gradient's sign is that of the weights, wherever it starts."""
+    x, y = 0.3 + 0.4 * batch[0], batch[1]
+    weight = torch.tensor([[1.0, -2, 3, -1, 2, -3]])
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    with torch.no_grad():
+        linear[1].weight.copy_(torch.cat((weight, -weight)))
+    up = torch.where(y[:, None] == 0, -1.0, 1.0) * weight.sign()
+    objective = FGSMRS(Linf(0.1), start="corner", step=2.0)
+    y = y.clamp_max(1)
+    images = objective.images(linear, x, y, generator=generator)
+    torch.testing.assert_close(images, x + 0.1 * up.view_as(x))
+    start = FGSMRS(Linf(0.1), start="corner", step=1e-9).images(linear, x, y, generator=generator)
+    torch.testing.assert_close((start - x).abs(), torch.full_like(x, 0.1))
+    assert 0.3 < ((start - x) > 0).float().mean() < 0.7
+
+
+def test_corners_are_for_boxes():
+    with pytest.raises(UsageError, match=r"L2\(1\.0\) has no corners\. Expected Linf\(\.\.\.\)"):
+        FGSMRS(L2(1.0), start="corner")
+
+
+def test_surrogates_see_through_a_threshold(batch, generator):
+    """Black pixels below a threshold have no gradient of their own; through surrogates they rise."""
+    y = torch.zeros(len(batch[1]), dtype=torch.int64)
+    x = torch.full_like(batch[0], 0.1)
+    linear = nn.Linear(6, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 6))
+    model = nn.Sequential(nn.Flatten(), nn.Hardtanh(0.3, 0.7), linear)
+    plain, seen = (
+        FGSMRS(Linf(0.15), noise=0.0, step=1.0, surrogates=value).images(model, x, y, generator=generator)
+        for value in (False, True)
+    )
+    torch.testing.assert_close(plain, x)
+    torch.testing.assert_close(seen, x + 0.15)
+
+
 def test_the_way_to_another_image_of_the_batch(batch, generator):
     """Of a constant net nothing is left but the start: each image lies on the way to another one, cut to the ball."""
     x, y = batch

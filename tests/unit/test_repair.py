@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from steelman.attacks.fgsm import FGSM
 from steelman.data import Data
 from steelman.evaluate import strike
-from steelman.repair import LEAK, SMOOTH, Repaired, repair
+from steelman.repair import repair
+from steelman.surrogates import LEAK, SMOOTH, Repaired
 from steelman.threats import Linf
 from tests.nets import net, seeded, task
 

@@ -5,13 +5,14 @@ to it (backward pass differentiable approximation, Athalye et al. 2018, arXiv:18
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from steelman.defences import Shield
 from steelman.errors import UsageError
+from steelman.surrogates import straight_through
 from steelman.types import Images
 
 
@@ -57,18 +58,3 @@ class Filtered(nn.Module):
         if not torch.is_grad_enabled() or not x.requires_grad:
             return exact
         return straight_through(exact, self.filter.stand_in(x))
-
-
-def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
-    """`value` to the last bit, with the derivative of `stand_in` (Bengio et al. 2013, arXiv:1308.3432)."""
-    return _StraightThrough.apply(value, stand_in)  # type: ignore[no-any-return]
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:  # noqa: ARG004
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, grad

@@ -9,8 +9,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from steelman.defences import Shield
-from steelman.defences._filter import straight_through
 from steelman.errors import UsageError
+from steelman.surrogates import straight_through
 
 
 @dataclass(frozen=True, repr=False)
