@@ -62,16 +62,18 @@ def test_it_breaks_all_that_long_attacks_break(threat):
 class Quantised(nn.Module):
     """Sees images in four grey levels: no gradient reaches the pixels."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, by_rounding: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.by_rounding = model, by_rounding
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model((x * 4).round() / 4)
+        levels = torch.arange(0.125, 1, 0.25)
+        return self.model((x * 4).round() / 4 if self.by_rounding else torch.bucketize(x, levels) / 4 + 0 * x)
 
 
 def test_masked_gradients_call_the_full_ensemble():
-    model = Quantised(net())
+    """A look-up in a table leaves nothing that surrogates could put back."""
+    model = Quantised(net(), by_rounding=False)
     x, y = task(model, n=20, wrong=0)
     found, blind = (
         Reliable(rounds=0, audit=0, queries=queries).run(model, x, y, Linf(0.05), generator=seeded())
@@ -81,6 +83,18 @@ def test_masked_gradients_call_the_full_ensemble():
     held = ~found.success
     assert held.any()
     assert (found.forwards[held] > blind.forwards.max() + 100).all()  # the whole ensemble, on all that hold
+
+
+def test_gradients_that_rounding_masks_are_put_back():
+    """Rounding has a surrogate: the search through it breaks what the ensemble would, which is not called."""
+    model = Quantised(net(), by_rounding=True)
+    x, y = task(model, n=20, wrong=0)
+    plain = PGD(steps=100, loss="margin").run(model, x, y, Linf(0.05), generator=seeded())
+    full = AutoAttack(steps=5, queries=100).run(model, x, y, Linf(0.05), generator=seeded())
+    found = Reliable(rounds=4, audit=0, queries=0).run(model, x, y, Linf(0.05), generator=seeded())
+    assert int(found.success.sum()) >= int(full.success.sum()) > int(plain.success.sum())
+    with torch.no_grad():
+        assert torch.equal(model(found.x_adv).argmax(1) != y, found.success)
 
 
 def test_the_audit_attacks_a_sample_in_full_and_says_what_it_missed():

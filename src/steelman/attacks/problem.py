@@ -186,8 +186,17 @@ class Problem:
         return self.num_active == 0
 
     @contextlib.contextmanager
-    def part(self, rows: Tensor | None = None, *, threat: Ball | None = None, samples: int = 1) -> Yields["Problem"]:
+    def part(
+        self,
+        rows: Tensor | None = None,
+        *,
+        threat: Ball | None = None,
+        samples: int = 1,
+        model: nn.Module | None = None,
+    ) -> Yields["Problem"]:
         """The same search for some images alone (those not finished, unless `rows` says which), within a threat.
+
+        A `model` given must have the same outputs as this problem's; its derivatives may be others.
 
         What it finds, counts and remembers goes into this problem when the context ends. The threat may be narrower
         than this problem's, not wider; `samples` may be more passes than this problem's, not fewer.
@@ -196,7 +205,7 @@ class Problem:
         target = None if self.target is None else self.target[rows]
         options: dict[str, Any] = {"closest": self.closest, "judged": self.judged, "target": target}
         part = Problem(
-            self.model,
+            model or self.model,
             self.x[rows],
             self.y[rows],
             threat or self.threat,

@@ -17,6 +17,7 @@ from steelman.bounds import interval_margins
 from steelman.engine import generator_for, guarded, micro_batch
 from steelman.errors import UsageError
 from steelman.progress import Progress, silent
+from steelman.surrogates import Repaired
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
 
@@ -36,11 +37,12 @@ class Reliable(Attack):
     0. Images that interval bounds prove to hold are left in peace: a net trained for that, or a small radius.
     1. Every image: two steps along a random direction of the logits (output-diversified start, Tashiro et al. 2020,
        arXiv:2003.06878), then `steps` steepest steps on the margin, from a whole radius down to a twentieth.
-    2. The half that held by the smallest margins: a climb of three times the steps from half as far again outside the
-       ball: gradients masked near the image lead astray from inside only.
-    3. `rounds` runs of APGD with ten times the steps, on cross-entropy and margin in turn: for the quarter of
-       what held by the smallest margins, the eighth, and from then on the sixteenth. Each run starts elsewhere and
-       breaks others; what breaks at all is among these few (docs/log.md).
+    2. The half that held by the smallest margins: a climb of three times the steps, from half as far again outside the
+       ball and through finite surrogates for the derivatives (`steelman.surrogates`): gradients masked near the image
+       lead astray from inside only, those that are missing lead nowhere.
+    3. `rounds` runs of APGD with ten times the steps, on cross-entropy and margin, by surrogates and plain: for the
+       quarter of what held by the smallest margins, the eighth, and from then on the sixteenth. Each run starts
+       elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
     5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
@@ -71,14 +73,16 @@ class Reliable(Attack):
         return FULL.strays(threat)
 
     def search(self, problem: Problem) -> None:  # noqa: D102
+        repaired = Repaired(problem.model)
         climb(problem, self.steps)
-        with problem.part(likeliest(problem, 0.5)) as part:
+        with problem.part(likeliest(problem, 0.5), model=repaired) as part:
             climb(part, 3 * self.steps, width=WIDTH)
         for number in range(self.rounds):
             if problem.done or problem.success.all():
                 return
-            loss = "margin" if number % 2 else "cross_entropy"
-            with problem.part(likeliest(problem, share_of(number))) as part:
+            loss = "margin" if number % 4 in (1, 2) else "cross_entropy"
+            model = problem.model if number % 2 else repaired
+            with problem.part(likeliest(problem, share_of(number)), model=model) as part:
                 APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
         if self._masked(problem):
             with problem.part() as rest:
