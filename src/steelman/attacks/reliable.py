@@ -23,8 +23,8 @@ from steelman.types import Images, Labels, Mask
 
 WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
-FEWEST = 1 / 16  # down to this share
-FEW = 4  # and this number, where that is more
+FEWEST = 1 / 32  # down to this share
+FEW = 2  # and this number, where that is more
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
@@ -41,8 +41,8 @@ class Reliable(Attack):
        ball and through finite surrogates for the derivatives (`steelman.surrogates`): gradients masked near the image
        lead astray from inside only, those that are missing lead nowhere.
     3. `rounds` runs of APGD with ten times the steps, on cross-entropy and margin, by surrogates and plain: for the
-       quarter of what held by the smallest margins, the eighth, and from then on the sixteenth. Each run starts
-       elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
+       quarter of what held by the smallest margins, the eighth, the sixteenth, and from then on the 32nd part. Each run
+       starts elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
     5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
@@ -56,7 +56,7 @@ class Reliable(Attack):
     """
 
     steps: int = 10
-    rounds: int = 8
+    rounds: int = 20
     queries: int = 300
     audit: int = 20
 
@@ -159,7 +159,7 @@ def share_of(number: int) -> float:
 
 
 def likeliest(problem: Problem, share: float) -> Tensor:
-    """Rows of the share of the unbroken images with the smallest margins so far; no fewer than four, if there are."""
+    """Rows of the share of the unbroken images with the smallest margins so far; no fewer than two, if there are."""
     held = (problem.active & ~problem.success).nonzero().squeeze(1)
     order = problem.score[held].argsort(descending=True, stable=True)
     return held[order[: max(FEW, math.ceil(share * len(held)))]]
