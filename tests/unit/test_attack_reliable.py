@@ -86,13 +86,13 @@ def test_masked_gradients_call_the_full_ensemble():
 
 
 def test_gradients_that_rounding_masks_are_put_back():
-    """Rounding has a surrogate: the search through it breaks what the ensemble would, which is not called."""
+    """Rounding has a surrogate: the search through it breaks what the ensemble would, give or take one."""
     model = Quantised(net(), by_rounding=True)
     x, y = task(model, n=20, wrong=0)
     plain = PGD(steps=100, loss="margin").run(model, x, y, Linf(0.05), generator=seeded())
     full = AutoAttack(steps=5, queries=100).run(model, x, y, Linf(0.05), generator=seeded())
     found = Reliable(audit=0, queries=0).run(model, x, y, Linf(0.05), generator=seeded())
-    assert int(found.success.sum()) >= int(full.success.sum()) > int(plain.success.sum())
+    assert int(found.success.sum()) >= int(full.success.sum()) - 1 > 2 * int(plain.success.sum())
     with torch.no_grad():
         assert torch.equal(model(found.x_adv).argmax(1) != y, found.success)
 

@@ -25,6 +25,7 @@ WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
 FEWEST = 1 / 32  # down to this share
 FEW = 2  # and this number, where that is more
+PATIENCE = 6  # runs in a row that may break nothing before they end
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
@@ -40,9 +41,10 @@ class Reliable(Attack):
     2. The half that held by the smallest margins: a climb of three times the steps, from half as far again outside the
        ball and through finite surrogates for the derivatives (`steelman.surrogates`): gradients masked near the image
        lead astray from inside only, those that are missing lead nowhere.
-    3. `rounds` runs of APGD with ten times the steps, on cross-entropy and margin, by surrogates and plain: for the
-       quarter of what held by the smallest margins, the eighth, the sixteenth, and from then on the 32nd part. Each run
-       starts elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
+    3. Up to `rounds` runs of APGD with ten times the steps, until six in a row break nothing, on cross-entropy and
+       margin, by surrogates and plain: for the quarter of what held by the smallest margins, the eighth, the sixteenth,
+       and from then on the 32nd part. Each run starts elsewhere and breaks others; what breaks at all is among these
+       few (docs/log.md).
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
     5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
@@ -77,13 +79,18 @@ class Reliable(Attack):
         climb(problem, self.steps)
         with problem.part(likeliest(problem, 0.5), model=repaired) as part:
             climb(part, 3 * self.steps, width=WIDTH)
+        idle = 0
         for number in range(self.rounds):
             if problem.done or problem.success.all():
                 return
+            if idle == PATIENCE:
+                break
+            broken = int(problem.success.sum())
             loss = "margin" if number % 4 in (1, 2) else "cross_entropy"
             model = problem.model if number % 2 else repaired
             with problem.part(likeliest(problem, share_of(number)), model=model) as part:
                 APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
+            idle = 0 if int(problem.success.sum()) > broken else idle + 1
         if self._masked(problem):
             with problem.part() as rest:
                 FULL.search(rest)
