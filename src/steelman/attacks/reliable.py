@@ -16,6 +16,7 @@ from steelman.attacks.square import Square
 from steelman.bounds import interval_margins
 from steelman.engine import generator_for, guarded, micro_batch
 from steelman.errors import UsageError
+from steelman.losses import LossName
 from steelman.progress import Progress, silent
 from steelman.surrogates import Repaired
 from steelman.threats import Ball
@@ -25,6 +26,12 @@ WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
 FEWEST = 1 / 32  # down to this share
 FEW = 2  # and this number, where that is more
+RUNS: tuple[tuple[LossName, bool], ...] = (  # what APGD climbs, and whether by surrogates, in turn
+    ("cross_entropy", True),
+    ("margin", False),
+    ("margin", True),
+    ("cross_entropy", False),
+)
 PATIENCE = 6  # runs in a row that may break nothing before they end
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
@@ -81,13 +88,11 @@ class Reliable(Attack):
             climb(part, 3 * self.steps, width=WIDTH)
         idle = 0
         for number in range(self.rounds):
-            if problem.done or problem.success.all():
-                return
-            if idle == PATIENCE:
+            if idle == PATIENCE or problem.success.all():
                 break
             broken = int(problem.success.sum())
-            loss = "margin" if number % 4 in (1, 2) else "cross_entropy"
-            model = problem.model if number % 2 else repaired
+            loss, surrogates = RUNS[number % len(RUNS)]
+            model = repaired if surrogates else problem.model
             with problem.part(likeliest(problem, share_of(number)), model=model) as part:
                 APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
             idle = 0 if int(problem.success.sum()) > broken else idle + 1
