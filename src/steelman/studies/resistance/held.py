@@ -51,7 +51,7 @@ def measured(plan: Plan, model: nn.Module, x: Images, y: Labels) -> dict[str, Te
     """Course and distance of some images, by name."""
     course = follow(model, x, y, plan.course())
     distance, beyond = nearest(model, x, y, plan.scale.nearest)
-    linf = nearest_linf(model, x, y, plan.scale.nearest)
+    linf = nearest_linf(model, x, y, plan.scale.nearest_linf)
     return {**course.tensors(), "distance": distance, "beyond": beyond, "linf": linf}
 
 
@@ -65,11 +65,8 @@ def nearest(model: nn.Module, x: Images, y: Labels, steps: int) -> tuple[PerExam
 
 
 def nearest_linf(model: nn.Module, x: Images, y: Labels, steps: int) -> PerExample:
-    """The L-inf distance of the nearest image that is not of class y; infinity where none was found.
-
-    FMN takes half the steps that DDN is given for L2.
-    """
-    found = FMN(max(1, steps // 2)).run(model, x, y, Linf(torch.inf), closest=True)
+    """The L-inf distance of the nearest image that is not of class y; infinity where none was found."""
+    found = FMN(steps).run(model, x, y, Linf(torch.inf), closest=True)
     return torch.where(found.success, found.distance, torch.inf)
 
 

@@ -43,6 +43,11 @@ class Scale:
     queries: int  # of Square
     num_probe: int  # images that the trust checks look at
 
+    @property
+    def nearest_linf(self) -> int:
+        """Steps of the attack that measures the distance in L-inf."""
+        return max(1, self.nearest // 2)
+
 
 SMALL: tuple[Architecture, ...] = (MLP(), CNN(), AlexNetSmall())
 MIDDLE: tuple[Architecture, ...] = (MLP(), MLP("batchnorm"), CNN(), CNN("batchnorm"), AlexNetSmall())

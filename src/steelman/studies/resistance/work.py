@@ -32,7 +32,7 @@ def counted(plan: Plan, splits: Splits) -> Work:
     """The work of a study on these data."""
     scale = plan.scale
     num_test, num_train = _num(splits.test, scale.num_test), _num(splits.train, scale.num_train)
-    num_val, held = _num(splits.val, scale.num_val), scale.steps + scale.nearest + scale.nearest // 2
+    num_val, held = _num(splits.val, scale.num_val), scale.steps + scale.nearest + scale.nearest_linf
     each = [_steps(attack) for p in plan.p for attack in plan.attacks(p).values()]
     shown = len(methods(plan, 0.0)) * (3 + len(OVERSHOOT)) + 2  # sets of images whose course is followed
     return Work(
