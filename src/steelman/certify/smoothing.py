@@ -13,7 +13,7 @@ from scipy import special
 from torch import Generator, Tensor, nn
 
 from steelman.certify import Certifier
-from steelman.engine import forward, guarded, micro_batch
+from steelman.engine import forward, generator_for, guarded, micro_batch
 from steelman.errors import RunError, UsageError
 from steelman.progress import Progress, silent
 from steelman.threats import L1, L2, TOLERANCE, Ball, Linf
@@ -152,7 +152,7 @@ class Smoothing(Certifier):
         guesses = torch.full((len(x),), ABSTAINS)
         with guarded(model):
             for index, image in enumerate(x):
-                counts = self._counts(model, image, self.n, _seeded(image, seed + index))
+                counts = self._counts(model, image, self.n, generator_for(image, seed + index))
                 first, second = counts.topk(2).values.tolist()
                 if min(1.0, 2 * float(special.bdtr(second, first + second, 0.5))) <= self.alpha:
                     guesses[index] = counts.argmax()
@@ -165,7 +165,7 @@ class Smoothing(Certifier):
         return max(0.0, self.sigma * float(special.ndtri(low)) * (1 - _SLACK)) if low > 0.5 else 0.0
 
     def _certified(self, model: nn.Module, image: Tensor, seed: int) -> dict[str, Any]:
-        generator = _seeded(image, seed)
+        generator = generator_for(image, seed)
         chosen = int(self._counts(model, image, self.n0, generator).argmax())
         hits = int(self._counts(model, image, self.n, generator)[chosen])
         radius = self.radius(hits)
@@ -189,10 +189,6 @@ class Smoothing(Certifier):
         for value in (x, *model.state_dict().values()):
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _seeded(image: Tensor, seed: int) -> Generator:
-    return Generator(device=image.device).manual_seed(seed)
 
 
 def _pieces(total: int, size: int) -> Iterator[int]:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from steelman.attacks import Attack
 from steelman.data import Data, Splits
+from steelman.engine import generator_for
 from steelman.errors import UsageError
 from steelman.features import Inversion
 from steelman.features.inversion import Inverted, invert, random_starts
@@ -52,7 +53,7 @@ def reconstruct(
     for start in range(0, len(x), CHUNK):
         file = f"examples/{name}-{start:05d}.safetensors"
         if not run.has(file):
-            generator = torch.Generator(device=x.device).manual_seed(seed + start)
+            generator = generator_for(x, seed + start)
             part = x[start : start + CHUNK]
             starts = random_starts(pool, len(part), generator)
 
