@@ -90,13 +90,16 @@ class Problem:
         self._finish()
         return x_adv.new_zeros(len(x_adv), self.num_classes) if outputs is None else outputs
 
-    def value(self, x_adv: Images, loss: LossName | Loss, *, toward: Labels | None = None) -> PerExample:
+    def value(
+        self, x_adv: Images, loss: LossName | Loss, *, toward: Labels | None = None, among: Mask | None = None
+    ) -> PerExample:
         """The loss of each candidate, to be maximised. Judges the candidates.
 
-        `toward` is the class that the loss pulls to; what counts as a success stays as it is.
+        `toward` is the class that the loss pulls to; what counts as a success stays as it is. The candidates that are
+        not `among` those given are passed over as if they were finished.
         """
         values = torch.zeros(len(x_adv), device=x_adv.device)
-        for rows in self._parts():
+        for rows in self._parts(among):
             candidate = x_adv[rows]
             with torch.no_grad():
                 logits = forward(self.model, candidate)
@@ -255,9 +258,12 @@ class Problem:
     def _mean(self, total: Tensor) -> Tensor:
         return total / self.samples if self.samples > 1 else total
 
-    def _parts(self) -> Iterator[slice | Tensor]:
+    def _parts(self, among: Mask | None = None) -> Iterator[slice | Tensor]:
         """Rows of the images that are still searched, a micro-batch at a time."""
-        if self.num_active == len(self.x):
+        if among is not None and not among.all():
+            rows = (self.active & among).nonzero().squeeze(1)
+            yield from rows.split(self.batch) if len(rows) else ()
+        elif self.num_active == len(self.x):
             yield from (slice(i, min(i + self.batch, len(self.x))) for i in range(0, len(self.x), self.batch))
         elif self.num_active:
             yield from self.active.nonzero().squeeze(1).split(self.batch)

@@ -25,7 +25,8 @@ class Square(Attack):
     In L-inf the window's channels go to one end of the ball each, from vertical stripes at first. In L2 and L1 a second
     window gives its budget to the first, from a grid of tiles. Windows cover `p_init` of the image at first and shrink
     by a schedule made for 10,000 queries; `rescale` stretches it to `queries`. Positions, signs and orientations are
-    drawn for each image by itself. `queries` counts all looks at the model, per restart.
+    drawn for each image by itself. `queries` counts all proposals, per restart; in L-inf one that changes nothing, as a
+    fifth do, is not looked at.
 
     Raises:
         UsageError: fewer than one query or restart, or p_init outside (0, 1].
@@ -73,7 +74,7 @@ class Square(Attack):
                 walk.propose(self.share(query - 1))
             else:
                 walk.start()
-            walk.settle(problem.value(walk.x, "margin"))
+            walk.settle(problem.value(walk.x, "margin", among=walk.moved))
             query += 1
         return query
 
@@ -90,6 +91,7 @@ class _Walk:
         self.rows, self.total = rows, total
         self.x, self.kept = self.clean.clone(), self.clean
         self.value = torch.full((len(self.clean),), -math.inf, device=self.clean.device)
+        self.moved: Mask | None = None  # the images that the proposal changes; None: all
 
     def only(self, keep: Mask) -> "_Walk":
         """The walk of some of the images."""
@@ -108,6 +110,8 @@ class _Walk:
     def settle(self, value: PerExample) -> None:
         """Stay where the margin grew, else go back."""
         better = value > self.value
+        if self.moved is not None:
+            better &= self.moved
         self._undo(~better)
         self.value = torch.where(better, value, self.value)
 
@@ -147,7 +151,9 @@ class _LinfWalk(_Walk):
         plane = torch.arange(images * channels, device=self.x.device).view(images, channels, 1) * (height * width)
         self.flat = plane + self._windows(side)
         self.old = self.x.view(-1)[self.flat]
-        self.x.view(-1)[self.flat] = self._end(self._coins(channels, 1), self.clean.reshape(-1)[self.flat])
+        new = self._end(self._coins(channels, 1), self.clean.reshape(-1)[self.flat])
+        self.moved = (new != self.old).flatten(1).any(1)
+        self.x.view(-1)[self.flat] = new
 
     def _undo(self, where: Mask) -> None:
         rows = where.nonzero().squeeze(1)
