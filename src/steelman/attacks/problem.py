@@ -326,7 +326,7 @@ class Problem:
         self.margin[rows] = lead
         allowed = self.threat.contains(candidate, x)
         score = torch.where(allowed & ~lead.isnan(), lead, -math.inf)
-        moved = (candidate != x).flatten(1).float().mean(1)
+        moved = _not_zero(candidate - x) / x[0].numel()
         self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
         self.rejected[rows] += ~allowed
         self.forwards[rows] += 1
@@ -351,21 +351,23 @@ class Problem:
         """Keep book of NaN, exactly zero and saturated gradients."""
         if not self.judged:
             return
-        flat, size = grad.flatten(1), grad[0].numel()
-        zero = size - flat.count_nonzero(1)  # NaN counts as nonzero
-        health = self.health
+        size, alive, health = grad[0].numel(), _not_zero(grad), self.health
+        nan = torch.zeros_like(alive)
         self.backwards[rows] += 1
         health.steps[rows] += 1
-        if not math.isfinite(float(flat.sum())):
-            nan = flat.isnan().sum(1)
+        if not math.isfinite(float(grad.sum())):
+            nan = grad.flatten(1).isnan().sum(1)
             health.nan[rows] += nan / size
-        else:
-            nan = torch.zeros_like(zero)
-        health.zero[rows] += zero / size
-        health.dead[rows] += zero + nan == size
+        health.zero[rows] += (size - alive - nan) / size
+        health.dead[rows] += alive == 0
         health.saturated[rows] += logits.softmax(1).amax(1) == 1
 
     def _finish(self) -> None:
         if self.judged and not self.closest:
             self.active = ~self.success
             self.num_active = int(self.active.sum())
+
+
+def _not_zero(x: Tensor) -> PerExample:
+    """How many of each row's numbers are neither 0 nor NaN; by signs, several times faster than by counting."""
+    return x.sign().abs_().flatten(1).sum(1)  # torch's sign of NaN is 0

@@ -52,8 +52,8 @@ class Ball(Threat):
         """Whether each candidate is within eps and, if clipped, in the pixel range; NaN is outside."""
         inside = self.distance(x_adv, x) <= self.eps + tolerance * max(1.0, self.eps, self.terms(x))
         if self.clip:
-            low, high = x_adv.flatten(1).aminmax(dim=1)
-            inside &= (low >= -tolerance) & (high <= 1 + tolerance)
+            flat = x_adv.flatten(1)  # each end by itself: torch's aminmax takes five times as long
+            inside &= (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
         return inside
 
     def reach(self, x: Images) -> float:
