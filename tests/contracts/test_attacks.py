@@ -640,3 +640,23 @@ def test_one_step_of_training_costs_one_gradient():
 def test_hyperparameters_that_make_no_search_are_refused(make, words):
     with pytest.raises(UsageError, match=words):
         make()
+
+
+class Graphless(nn.Module):
+    """A model that computes without a graph: derivatives do not exist, neither 0 nor any other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model(x)
+
+
+@EVERY
+def test_a_model_without_a_graph_has_gradients_of_zero(attack):
+    model = net()
+    x, y = task(model)
+    found = shortest(attack).run(Graphless(model), x, y, near(attack, 0.06), generator=seeded())
+    assert (found.health.dead == found.health.steps).all()

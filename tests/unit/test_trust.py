@@ -196,6 +196,13 @@ def test_a_quantised_input_has_no_gradient(honest, data):
 
 
 @QUICK
+def test_a_model_that_cuts_its_graph_is_told_as_one_without_a_gradient(honest, data):
+    found = checks(Wrapped(honest, before=lambda x: x.detach()), data)
+    assert found["gradient zero"].verdict == "fail"
+    assert found["unlimited eps"].verdict == "fail"
+
+
+@QUICK
 def test_some_images_without_a_gradient_are_a_warning(honest, data):
     def partly(x: Tensor) -> Tensor:
         chosen = (x[:, 0, 0, 0] * 255).round() == (data.pixels()[4, 0, 0, 0] * 255).round()

@@ -156,7 +156,7 @@ class Problem:
                     logits = forward(self.model, candidate)
                     for i, toward in enumerate(towards):
                         value = self._loss(logits, rows, loss, toward)
-                        (grad,) = torch.autograd.grad(value.sum(), candidate, retain_graph=i + 1 < len(towards))
+                        grad = _slope(value.sum(), candidate, keep=i + 1 < len(towards))
                         values[i, rows] += self._mean(value.detach())
                         grads[i, rows] += self._mean(grad)
                         self._examine(rows, grad, logits.detach())
@@ -305,7 +305,7 @@ class Problem:
         with torch.enable_grad():
             logits = forward(self.model, candidate if through is None else through(candidate))
             values = self._loss(logits, rows, loss, toward)
-            (grad,) = torch.autograd.grad(values.sum(), candidate)
+            grad = _slope(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
 
     def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName | Loss, toward: Tensor | None) -> PerExample:
@@ -366,6 +366,13 @@ class Problem:
         if self.judged and not self.closest:
             self.active = ~self.success
             self.num_active = int(self.active.sum())
+
+
+def _slope(value: Tensor, candidate: Images, *, keep: bool = False) -> Images:
+    """The gradient, 0 where the model has none to give: it computes under torch.no_grad, or detaches the image."""
+    if not value.requires_grad:
+        return torch.zeros_like(candidate)
+    return torch.autograd.grad(value, candidate, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
 
 
 def _not_zero(x: Tensor) -> PerExample:
