@@ -90,7 +90,7 @@ def _reach(radius: Tensor, weight: Tensor, y: Labels) -> Logits:
         return torch.matmul(apart, radius[:, :, None]).squeeze(2)
     apart = (weight[None] - weight[:, None]).abs().flatten(0, 1)  # of every pair: one product, where it is small
     of_pairs = F.linear(radius, apart).unflatten(1, (classes, classes))
-    return of_pairs[torch.arange(len(y), device=y.device), y]
+    return of_pairs.gather(1, y.view(-1, 1, 1).expand(-1, 1, classes)).squeeze(1)
 
 
 def worst_logits_by_lines(passed: Passed, y: Labels) -> Logits:
