@@ -68,11 +68,12 @@ class Quantised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         levels = torch.arange(0.125, 1, 0.25)
-        return self.model((x * 4).round() / 4 if self.by_rounding else torch.bucketize(x, levels) / 4 + 0 * x)
+        return self.model((x * 4).round() / 4 if self.by_rounding else torch.bucketize(x, levels) / 4)
 
 
-def test_masked_gradients_call_the_full_ensemble():
+def test_masked_gradients_call_the_full_ensemble(monkeypatch):
     """A look-up in a table leaves nothing that surrogates could put back."""
+    monkeypatch.setattr("steelman.attacks.reliable.FULL", AutoAttack(steps=5, queries=150))
     model = Quantised(net(), by_rounding=False)
     x, y = task(model, n=20, wrong=0)
     found, blind = (
@@ -82,7 +83,7 @@ def test_masked_gradients_call_the_full_ensemble():
     assert int(found.success.sum()) > int(blind.success.sum())  # nothing but random search can
     held = ~found.success
     assert held.any()
-    assert (found.forwards[held] > blind.forwards.max() + 60).all()  # the whole ensemble, on all that hold
+    assert (found.forwards[held] > blind.forwards.max() + 100).all()  # the whole ensemble, on all that hold
 
 
 def test_gradients_that_rounding_masks_are_put_back():
