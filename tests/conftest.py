@@ -7,12 +7,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many workers as cores: more threads would stand in each other's way
 
 import jaxtyping
-from coverage import Coverage
-from jaxtyping import install_import_hook
+from jaxtyping import _import_hook, install_import_hook
 
 from tests import watching
 
 jaxtyping.jaxtyped = watching.jaxtyped
+_import_hook._JaxtypingLoader.exec_module = watching.with_coverage(_import_hook._JaxtypingLoader.exec_module)
 install_import_hook("steelman", "beartype.beartype")
 gc.disable()  # until all tests are collected: nearly all that is imported and collected stays
 
@@ -62,6 +62,11 @@ PLAIN = (  # the same calls over and over
 )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    watching.take_over_coverage()
+
+
 def pytest_collection_finish() -> None:
     """What stays to the end is not looked through again and again."""
     gc.collect()
@@ -69,26 +74,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_runtest_setup() -> None:
-    watching.begin_test()
-
-
-@pytest.fixture(autouse=True)
-def watched(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Types and coverage are watched, but where the same calls come a thousand times: there in tests marked `watched`.
 
     Watching takes more than half of the time.
     """
-    if not request.node.nodeid.startswith(PLAIN) or request.node.get_closest_marker("watched"):
-        yield
-        return
-    tracer = Coverage.current()
-    jaxtyping.config.update("jaxtyping_disable", True)
-    if tracer:
-        tracer.stop()
-    try:
-        yield
-    finally:
-        if tracer:
-            tracer.start()
-        jaxtyping.config.update("jaxtyping_disable", False)
+    watching.begin_test()
+    if not item.nodeid.startswith(PLAIN) or item.get_closest_marker("watched"):
+        with watching.traced():
+            return (yield)
+    with watching.types_unchecked():
+        return (yield)

@@ -8,7 +8,7 @@ import torch
 from beartype import beartype
 
 from steelman.threats import Linf
-from tests.watching import EVERY, FIRST, begin_test, jaxtyped
+from tests.watching import EVERY, FIRST, INNER, begin_test, jaxtyped, types_unchecked
 
 WRONG = "not 3"
 
@@ -41,5 +41,25 @@ def test_a_new_test_begins_anew(double: Callable[[object], object]) -> None:
         double(3)
     assert double(WRONG) == WRONG * 2
     begin_test()
+    with pytest.raises(jaxtyping.TypeCheckError):
+        double(WRONG)
+
+
+def test_functions_made_again_and_again_are_checked_the_first_times() -> None:
+    def made() -> Callable[[object], object]:
+        def double(number: int) -> int:
+            return number * 2
+
+        return jaxtyped(double, typechecker=beartype)
+
+    for one in [made() for _ in range(INNER)]:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            one(WRONG)
+    assert made()(WRONG) == WRONG * 2
+
+
+def test_without_types_nothing_is_checked(double: Callable[[object], object]) -> None:
+    with types_unchecked():
+        assert double(WRONG) == WRONG * 2
     with pytest.raises(jaxtyping.TypeCheckError):
         double(WRONG)
