@@ -111,7 +111,7 @@ def test_positions_differ_from_image_to_image_and_reach_every_corner():
     moved = (one.x != before).any(1)
     rows, columns = moved.any(2).float().argmax(1), moved.any(1).float().argmax(1)
     assert len(torch.unique(torch.stack((rows, columns)), dim=1)[0]) > 20
-    windows = torch.cat([one._windows(3) for _ in range(20)]).squeeze(1)
+    windows = torch.cat([one._window(*one._corners(3), 3) for _ in range(20)]).squeeze(1)
     assert set(windows[:, 0].tolist()) == {10 * i + j for i in range(8) for j in range(8)}
     assert windows.max() == 99
 

@@ -16,6 +16,7 @@ from steelman.engine import forward
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Logits, Mask, PerExample
+from steelman.windows import Windows
 
 # what a search for some of the images hands back, image by image
 _REMEMBERED = ("best", "margin", "success", "distance", "score", "forwards", "backwards", "rejected")
@@ -91,18 +92,25 @@ class Problem:
         return x_adv.new_zeros(len(x_adv), self.num_classes) if outputs is None else outputs
 
     def value(
-        self, x_adv: Images, loss: LossName | Loss, *, toward: Labels | None = None, among: Mask | None = None
+        self,
+        x_adv: Images,
+        loss: LossName | Loss,
+        *,
+        toward: Labels | None = None,
+        among: Mask | None = None,
+        windows: Windows | None = None,
     ) -> PerExample:
         """The loss of each candidate, to be maximised. Judges the candidates.
 
         `toward` is the class that the loss pulls to; what counts as a success stays as it is. The candidates that are
-        not `among` those given are passed over as if they were finished.
+        not `among` those given are passed over as if they were finished. With `windows` the candidates are those that
+        they look at, and what is not changed is not computed again; what seems to be a success is asked of the model.
         """
         values = torch.zeros(len(x_adv), device=x_adv.device)
         for rows in self._parts(among):
             candidate = x_adv[rows]
             with torch.no_grad():
-                logits = forward(self.model, candidate)
+                logits = forward(self.model, candidate) if windows is None else self._seen(windows, rows, candidate)
                 value = self._loss(logits, rows, loss, toward)
                 for _ in range(self.samples - 1):
                     more = forward(self.model, candidate)
@@ -307,6 +315,14 @@ class Problem:
             values = self._loss(logits, rows, loss, toward)
             grad = _slope(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
+
+    def _seen(self, windows: Windows, rows: slice | Tensor, candidate: Images) -> Logits:
+        places = torch.arange(len(self.x), device=candidate.device)[rows]
+        logits = windows.logits(places, candidate)
+        hit = broken(logits, self.y[rows], None if self.target is None else self.target[rows])
+        if hit.any():
+            logits[hit] = forward(self.model, candidate[hit])
+        return logits
 
     def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName | Loss, toward: Tensor | None) -> PerExample:
         toward = self.target if toward is None else toward

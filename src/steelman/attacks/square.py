@@ -13,8 +13,10 @@ from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.threats import L1, L2, Ball, Linf
 from steelman.types import Images, Mask, PerExample
+from steelman.windows import Windows, windows
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which the squares' area halves
+SMALL = 1 / 3  # of the image's side: from there on the rest of the image is not computed again
 COMPACT = 0.9  # go on with the unfinished images alone as soon as they are fewer than this share
 
 
@@ -74,7 +76,7 @@ class Square(Attack):
                 walk.propose(self.share(query - 1))
             else:
                 walk.start()
-            walk.settle(problem.value(walk.x, "margin", among=walk.moved))
+            walk.settle(problem.value(walk.x, "margin", among=walk.moved, windows=walk.windows))
             query += 1
         return query
 
@@ -88,10 +90,12 @@ class _Walk:
 
     def __init__(self, problem: Problem, rows: Tensor, total: int) -> None:
         self.threat, self.clean, self.generator = problem.threat, problem.x, problem.generator
+        self.model, self.batch, self.samples = problem.model, problem.batch, problem.samples
         self.rows, self.total = rows, total
         self.x, self.kept = self.clean.clone(), self.clean
         self.value = torch.full((len(self.clean),), -math.inf, device=self.clean.device)
         self.moved: Mask | None = None  # the images that the proposal changes; None: all
+        self.windows: Windows | None = None  # what the model makes of the parts that the proposal leaves as they were
 
     def only(self, keep: Mask) -> "_Walk":
         """The walk of some of the images."""
@@ -123,16 +127,19 @@ class _Walk:
         drawn = torch.rand((self.total, *shape), generator=self.generator, device=self.x.device)
         return drawn[self.rows] < 0.5
 
-    def _windows(self, side: int) -> Tensor:
-        """The flat places (b, 1, side * side) of a random square window in each image's plane."""
-        height, width = self.clean.shape[2:]
+    def _corners(self, side: int) -> tuple[Tensor, Tensor]:
+        """The first row and column (b,) of a random square window in each image."""
         device, shape = self.x.device, (self.total, 1, 1)
         top, left = (
-            torch.randint(0, size - side + 1, shape, generator=self.generator, device=device)[self.rows]
-            for size in (height, width)
+            torch.randint(0, size - side + 1, shape, generator=self.generator, device=device)[self.rows, 0, 0]
+            for size in self.clean.shape[2:]
         )
-        step = torch.arange(side, device=device)
-        return top * width + left + (step[:, None] * width + step).flatten()
+        return top, left
+
+    def _window(self, top: Tensor, left: Tensor, side: int) -> Tensor:
+        """The flat places (b, 1, side * side) of these windows in each image's plane."""
+        width, step = self.clean.shape[3], torch.arange(side, device=self.x.device)
+        return (top * width + left)[:, None, None] + (step[:, None] * width + step).flatten()
 
 
 class _LinfWalk(_Walk):
@@ -143,19 +150,37 @@ class _LinfWalk(_Walk):
         channels, width = self.clean.shape[1], self.clean.shape[3]
         self.x = self._end(self._coins(channels, 1, width), self.clean)
         self.flat, self.old = torch.zeros(len(self.x), 0, dtype=torch.int64, device=self.x.device), self.x[:, :0, 0, 0]
+        self.asked = False
+
+    def only(self, keep: Mask) -> "_Walk":
+        """The walk of some of the images."""
+        walk = super().only(keep)
+        walk.windows = self.windows and self.windows.only(keep)
+        return walk
 
     def propose(self, share: float) -> None:
         """Every channel of a window to one end."""
         images, channels, height, width = self.clean.shape
         side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
+        top, left = self._corners(side)
+        self._look(top, left, side)
         plane = torch.arange(images * channels, device=self.x.device).view(images, channels, 1) * (height * width)
-        self.flat = plane + self._windows(side)
+        self.flat = plane + self._window(top, left, side)
         self.old = self.x.view(-1)[self.flat]
         new = self._end(self._coins(channels, 1), self.clean.reshape(-1)[self.flat])
         self.moved = (new != self.old).flatten(1).any(1)
         self.x.view(-1)[self.flat] = new
 
+    def _look(self, top: Tensor, left: Tensor, side: int) -> None:
+        """What the model makes of all but the window is kept as soon as windows are small; they never grow again."""
+        if not self.asked and self.samples == 1 and side <= SMALL * min(self.clean.shape[2:]):
+            self.windows, self.asked = windows(self.model, self.x, self.batch), True
+        if self.windows:
+            self.windows.look(top, left, side)
+
     def _undo(self, where: Mask) -> None:
+        if self.windows:
+            self.windows.keep(~where)
         rows = where.nonzero().squeeze(1)
         self.x.view(-1)[self.flat[rows]] = self.old[rows]
 
@@ -192,7 +217,7 @@ class _BudgetWalk(_Walk):
         channels, height, width = self.clean.shape[1:]
         side = max(round(math.sqrt(share * height * width)), 3)
         side = min(side + (side % 2 == 0), height, width)
-        first, second = (self._windows(side).expand(-1, channels, -1) for _ in range(2))
+        first, second = (self._window(*self._corners(side), side).expand(-1, channels, -1) for _ in range(2))
         change = (self.x - self.clean).flatten(2)
         spent = self._length(change.flatten(1))[..., None] ** self.order
         unused = (self.threat.reach(self.clean) ** self.order - spent).clamp_min(0) / channels
