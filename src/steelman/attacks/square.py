@@ -28,7 +28,8 @@ class Square(Attack):
     window gives its budget to the first, from a grid of tiles. Windows cover `p_init` of the image at first and shrink
     by a schedule made for 10,000 queries; `rescale` stretches it to `queries`. Positions, signs and orientations are
     drawn for each image by itself. `queries` counts all proposals, per restart; in L-inf one that changes nothing, as a
-    fifth do, is not looked at.
+    fifth do, is not looked at, and of a network of convolutions only what a small window reaches is computed again
+    (`steelman.windows`).
 
     Raises:
         UsageError: fewer than one query or restart, or p_init outside (0, 1].
