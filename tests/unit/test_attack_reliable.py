@@ -11,7 +11,7 @@ from steelman.attacks.climb import climb, step_sizes
 from steelman.attacks.found import improved
 from steelman.attacks.pgd import PGD
 from steelman.attacks.problem import Problem
-from steelman.attacks.reliable import Reliable, likeliest
+from steelman.attacks.reliable import Reliable, likeliest, run_of
 from steelman.errors import UsageError
 from steelman.evaluate import strike
 from steelman.threats import L2, Linf
@@ -196,3 +196,13 @@ def test_a_net_without_bounds_is_attacked_all_the_same():
     outcome = strike(model, (x, y), Reliable(queries=0, audit=0), Linf(0.05), generator=seeded())
     assert not outcome.proven.any()
     assert (outcome.forwards > 0).all()
+
+
+def test_the_runs_go_on_in_turn_through_every_search():
+    """Eight runs of APGD, two cycles of four; from then on every second a climb, by surrogates every other time."""
+    first, later = [run_of(number) for number in range(8)], [run_of(number) for number in range(8, 48)]
+    assert first[:4] == first[4:]
+    assert {loss for loss, _ in first} == {"cross_entropy", "margin"}
+    assert later == later[:4] * 10
+    assert later[::2] == [(None, False), (None, True)] * 10
+    assert [loss for loss, _ in later[1::2]] == ["cross_entropy", "margin"] * 10

@@ -26,13 +26,13 @@ WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
 FEWEST = 1 / 32  # down to this share
 FEW = 2  # and this number, where that is more
-RUNS: tuple[tuple[LossName, bool], ...] = (  # what APGD climbs, and whether by surrogates, in turn
-    ("cross_entropy", True),
-    ("margin", False),
-    ("margin", True),
-    ("cross_entropy", False),
+# what APGD climbs, or a long climb from outside the ball (None), and whether by surrogates: eight runs, then in turn
+RUNS: tuple[tuple[LossName | None, bool], ...] = (
+    *[("cross_entropy", True), ("margin", False), ("margin", True), ("cross_entropy", False)] * 2,
+    *((None, False), ("cross_entropy", False), (None, True), ("margin", False)),
 )
-PATIENCE = 6  # runs in a row that may break nothing before they end
+AGAIN = 8  # the run that follows the last
+PATIENCE = 12  # runs in a row that may break nothing before they end
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
@@ -48,10 +48,10 @@ class Reliable(Attack):
     2. The half that held by the smallest margins: a climb of three times the steps, from half as far again outside the
        ball and through finite surrogates for the derivatives (`steelman.surrogates`): gradients masked near the image
        lead astray from inside only, those that are missing lead nowhere.
-    3. Up to `rounds` runs of APGD with ten times the steps, until six in a row break nothing, on cross-entropy and
-       margin, by surrogates and plain: for the quarter of what held by the smallest margins, the eighth, the sixteenth,
-       and from then on the 32nd part. Each run starts elsewhere and breaks others; what breaks at all is among these
-       few (docs/log.md).
+    3. Up to `rounds` runs of ten times the steps, until twelve in a row break nothing: APGD on cross-entropy and
+       margin, by surrogates and plain, and from the ninth on every second a climb from outside the ball; for the
+       quarter of what held by the smallest margins, the eighth, the sixteenth, and from then on the 32nd part. Each run
+       starts elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
     5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
@@ -65,7 +65,7 @@ class Reliable(Attack):
     """
 
     steps: int = 10
-    rounds: int = 20
+    rounds: int = 48
     queries: int = 300
     audit: int = 20
 
@@ -91,10 +91,13 @@ class Reliable(Attack):
             if idle == PATIENCE or problem.success.all():
                 break
             broken = int(problem.success.sum())
-            loss, surrogates = RUNS[number % len(RUNS)]
+            loss, surrogates = run_of(number)
             model = repaired if surrogates else problem.model
             with problem.part(likeliest(problem, share_of(number)), model=model) as part:
-                APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
+                if loss is None:
+                    climb(part, 10 * self.steps, width=WIDTH)
+                else:
+                    APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
             idle = 0 if int(problem.success.sum()) > broken else idle + 1
         if self._masked(problem):
             with problem.part() as rest:
@@ -148,7 +151,7 @@ class Reliable(Attack):
         shares = [share_of(number) for number in range(self.rounds)]
         climbs = self.steps + DIVERSIFYING_STEPS + (3 * self.steps + DIVERSIFYING_STEPS) / 2
         mean = round(climbs + 10 * self.steps * sum(shares))
-        return f"about {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
+        return f"up to {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
 
 
 def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
@@ -163,6 +166,11 @@ def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
                 break
             proven[rows] = margins > 0
     return proven
+
+
+def run_of(number: int) -> tuple[LossName | None, bool]:
+    """What the run of that number climbs, and whether by surrogates."""
+    return RUNS[number if number < len(RUNS) else AGAIN + (number - AGAIN) % (len(RUNS) - AGAIN)]
 
 
 def share_of(number: int) -> float:
