@@ -66,7 +66,7 @@ def _reference(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def _compare(what: str, gap: float, allowed: tuple[float, float], ratio: float, bar: float) -> None:
-    if not allowed[0] - 1e-6 <= gap <= allowed[1] + 1e-6:
+    if not allowed[0] - 1e-3 <= gap <= allowed[1] + 1e-3:  # a mean of float32 has five digits
         print(f"  no ratio for {what}: {gap:+.2f} points from the reference, allowed {allowed[0]:g} to {allowed[1]:g}")
         return
     verdict(f"{what}, {gap:+.2f} points, pyautoattack's time / ours", ratio, f">= {bar:g}", holds=ratio >= bar)
