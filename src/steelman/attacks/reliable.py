@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,12 +26,9 @@ WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
 FEWEST = 1 / 32  # down to this share
 FEW = 2  # and this number, where that is more
-# what APGD climbs, or a long climb from outside the ball (None), and whether by surrogates: eight runs, then in turn
-RUNS: tuple[tuple[LossName | None, bool], ...] = (
-    *[("cross_entropy", True), ("margin", False), ("margin", True), ("cross_entropy", False)] * 2,
-    *((None, False), ("cross_entropy", False), (None, True), ("margin", False)),
-)
-AGAIN = 8  # the run that follows the last
+Run: TypeAlias = tuple[LossName | None, bool]  # what APGD climbs, or None for a long climb from outside; by surrogates?
+CYCLE: tuple[Run, ...] = (("cross_entropy", True), ("margin", False), ("margin", True), ("cross_entropy", False))
+LATER: tuple[Run, ...] = ((None, False), ("cross_entropy", False), (None, True), ("margin", False))
 PATIENCE = 12  # runs in a row that may break nothing before they end
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
@@ -168,9 +165,9 @@ def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
     return proven
 
 
-def run_of(number: int) -> tuple[LossName | None, bool]:
-    """What the run of that number climbs, and whether by surrogates."""
-    return RUNS[number if number < len(RUNS) else AGAIN + (number - AGAIN) % (len(RUNS) - AGAIN)]
+def run_of(number: int) -> Run:
+    """What the run of that number does: two cycles of APGD, then the later ones in turn."""
+    return (2 * CYCLE)[number] if number < 2 * len(CYCLE) else LATER[(number - 2 * len(CYCLE)) % len(LATER)]
 
 
 def share_of(number: int) -> float:
