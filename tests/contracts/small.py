@@ -17,7 +17,7 @@ SMALL: dict[str, dict[str, object]] = {
     "FAB": {"steps": 6},
     "Square": {"queries": 40},
     "AutoAttack": {"steps": 4, "queries": 20},
-    "Reliable": {"steps": 3, "rounds": 2, "queries": 10, "audit": 0},
+    "Reliable": {"steps": 3, "rounds": 1, "queries": 5, "audit": 0},
     # minimal norm
     "DeepFool": {},
     "CarliniWagner": {"steps": 8, "searches": 2, "start_steps": 5},
@@ -28,10 +28,10 @@ SMALL: dict[str, dict[str, object]] = {
     "SigmaZero": {"steps": 20, "removals": 5},
     "Bisect": {"start": 5, "steps": 3, "rounds": 4, "halvings": 3},
     "Dichotomy": {"steps": 10, "halvings": 6, "learning_rate": 0.05},
-    "AutoLoss": {"steps": 15, "learning_rate": 0.04},
-    "GDA": {"steps": 15, "learning_rate": 0.04},
+    "AutoLoss": {"steps": 8, "learning_rate": 0.08},
+    "GDA": {"steps": 8, "learning_rate": 0.08},
     # without gradients
-    "SPSA": {"steps": 4, "samples": 16, "step_size": 0.3},
+    "SPSA": {"steps": 4, "samples": 8, "step_size": 0.3},
     "HopSkipJump": {"steps": 2, "samples": 10, "tries": 5},
     "Boundary": {"steps": 20, "tries": 10},
 }
