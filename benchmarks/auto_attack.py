@@ -60,13 +60,13 @@ def _reference(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     x_adv, _ = peer.run_standard_evaluation(x, y)
     seconds = time.perf_counter() - began
     inside = (x_adv - x).abs().flatten(1).amax(1) <= EPS + 1e-6
-    robust = 100 * float((accuracy(model, (x_adv.clamp(0, 1), y)) | ~inside).float().mean())
+    robust = 100 * float((accuracy(model, (x_adv.clamp(0, 1), y)) | ~inside).double().mean())
     print(f"  {'pyautoattack':24s} robust {robust:.2f} %, {seconds:.1f} s", flush=True)
     return robust, seconds
 
 
 def _compare(what: str, gap: float, allowed: tuple[float, float], ratio: float, bar: float) -> None:
-    if not allowed[0] - 1e-3 <= gap <= allowed[1] + 1e-3:  # a mean of float32 has five digits
+    if not allowed[0] - 1e-6 <= gap <= allowed[1] + 1e-6:
         print(f"  no ratio for {what}: {gap:+.2f} points from the reference, allowed {allowed[0]:g} to {allowed[1]:g}")
         return
     verdict(f"{what}, {gap:+.2f} points, pyautoattack's time / ours", ratio, f">= {bar:g}", holds=ratio >= bar)

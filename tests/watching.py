@@ -77,22 +77,19 @@ def take_over_coverage() -> None:
 
 
 @contextmanager
-def traced(wanted: bool = True) -> Iterator[None]:
-    """Coverage is measured, or not, until the end."""
+def traced() -> Iterator[None]:
+    """Coverage is measured until the end of the outermost."""
     global _tracing
-    before = _tracing
-    _trace(wanted)
+    if _tracer is None or _tracing:
+        yield
+        return
+    _tracing = True
+    _tracer.start()
     try:
         yield
     finally:
-        _trace(before)
-
-
-def _trace(wanted: bool) -> None:
-    global _tracing
-    if _tracer and wanted != _tracing:
-        _tracer.start() if wanted else _tracer.stop()
-        _tracing = wanted
+        _tracer.stop()
+        _tracing = False
 
 
 @contextmanager
@@ -107,7 +104,7 @@ def types_unchecked() -> Iterator[None]:
 
 
 def with_coverage(exec_module: Callable[[Any, ModuleType], None]) -> Callable[[Any, ModuleType], None]:
-    """A loader's method, with coverage measured; not in what is imported from within, unless by such a loader too."""
+    """A loader's method, with coverage measured."""
 
     @functools.wraps(exec_module)
     def traced_exec(loader: Any, module: ModuleType) -> None:

@@ -126,8 +126,8 @@ def test_an_image_fares_alike_alone_and_among_others() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
 
 
-class Padded(nn.Sequential):
-    """Asks for the image's size behind the first layers."""
+class Sized(nn.Sequential):
+    """Asks for the image's size behind the first layers, where it is no longer seen."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self[2](self[1](self[0](x)).view(x.size(0), -1))
@@ -151,19 +151,15 @@ class Doubled(nn.Sequential):
         drawn(nn.Conv2d(1, 8, 12), nn.ReLU(), nn.Flatten(), nn.Linear(1352, 3)),
         drawn(nn.Flatten(), nn.Linear(576, 3)),
         drawn(nn.Conv2d(1, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(3872, 3)),
+        Sized(*drawn(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Linear(3872, 3))).eval(),
         Doubled(*drawn(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Linear(3872, 3))).eval(),
         drawn(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3872, 3)).double(),
     ],
-    ids=["padding", "same", "oblong", "dilated", "ceil", "wide", "no window", "unknown", "twice", "float64"],
+    ids=["padding", "same", "oblong", "dilated", "ceil", "wide", "no window", "unknown", "size", "twice", "float64"],
 )
 def test_what_cannot_be_cut_is_left_whole(model: nn.Module) -> None:
     x = pictures().to(next(model.parameters()).dtype)
     assert windows(model, x, 30) is None
-
-
-def test_the_images_size_is_no_obstacle_where_the_rest_can_ask_for_it() -> None:
-    model = Padded(*drawn(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Linear(3872, 3))).eval()
-    assert windows(model, pictures(), 30) is None  # asked of the image, which the rest does not see
 
 
 def test_too_little_saved_or_too_much_to_keep_is_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ class _Walk:
         """The walk of some of the images."""
         walk = copy.copy(self)
         walk.clean, walk.rows, walk.x, walk.value = self.clean[keep], self.rows[keep], self.x[keep], self.value[keep]
+        walk.windows = self.windows and self.windows.only(keep)
         return walk
 
     def start(self) -> None:
@@ -152,12 +153,6 @@ class _LinfWalk(_Walk):
         self.x = self._end(self._coins(channels, 1, width), self.clean)
         self.flat, self.old = torch.zeros(len(self.x), 0, dtype=torch.int64, device=self.x.device), self.x[:, :0, 0, 0]
         self.asked = False
-
-    def only(self, keep: Mask) -> "_Walk":
-        """The walk of some of the images."""
-        walk = super().only(keep)
-        walk.windows = self.windows and self.windows.only(keep)
-        return walk
 
     def propose(self, share: float) -> None:
         """Every channel of a window to one end."""
