@@ -14,7 +14,7 @@ from timing import interleaved, ratio, table, verdict
 
 from steelman.attacks.pgd import PGD
 from steelman.data.mnist import MNIST
-from steelman.engine import guarded, micro_batch
+from steelman.engine import guarded, micro_batch, precise
 from steelman.evaluate import accuracy
 from steelman.models.small_cnn import SmallCNN
 from steelman.models.weights import load_weights
@@ -47,7 +47,12 @@ def _against_bare(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, roun
                     torch.autograd.grad(F.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
 
     attack = PGD(steps=steps, step_size=STEP / EPS, random_start=False)
-    seconds = interleaved({"bare": bare, "engine": lambda: attack.run(model, x, y, Linf(EPS))}, rounds)
+
+    def engine() -> None:
+        with precise():  # as the bare loop
+            attack.run(model, x, y, Linf(EPS))
+
+    seconds = interleaved({"bare": bare, "engine": engine}, rounds)
     print(f"engine against bare forward and input-backward, {steps} steps, micro-batches of {batch}:")
     table(seconds)
     # the engine also judges the last point: one forward pass more than the bare loop

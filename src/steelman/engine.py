@@ -1,7 +1,8 @@
 """How a model is run: guarded, in micro-batches that stay in the cache, with an allocator that keeps memory.
 
 Large batches are slow on a processor because glibc gives their big blocks back to the system after every step and
-faults them in again; small ones are slow because of the cost of each call. Both are handled here, once.
+faults them in again; small ones are slow because of the cost of each call. Both are handled here, once. So is the
+precision of a pass of which only a direction is wanted: bfloat16, where the processor multiplies it.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Generator as Yields
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
@@ -27,25 +29,40 @@ SMALLEST_BATCH = 8  # rows from which on results no longer depend on the number 
 CHUNK_FLOATS = 2**22  # pixels of the images that one search works on: bounds memory, whatever the number of images
 LARGEST_CHUNK = 512
 
+COARSE_PRODUCTS = 1_000_000  # an image's multiplications from which on bfloat16 pays, and those
+COARSE_SHARE = 30  # to each number put out: nets with fewer are bound by memory and by the cost of calls
+_PLAIN_LAYERS = ("torch.nn.modules.", "steelman.models.layers")
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _GIBIBYTE = 2**30
 _GLIBC_LARGEST = 32 * 2**20  # where glibc's own growing threshold ends on 64-bit systems
 _depth = 0  # how many contexts are open: only the outermost sets the process's limits
-_saved_floats: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()  # of models under guard
+_precise = 0  # how many contexts ask for float32 throughout
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one image makes a model do: numbers that its innermost modules put out, products of its layers."""
+
+    floats: int
+    products: int
+
+
+_work: WeakKeyDictionary[nn.Module, dict[torch.Size, _Work]] = WeakKeyDictionary()  # of models under guard
 
 
 @contextlib.contextmanager
 def guarded(model: nn.Module) -> Yields[None]:
     """Inside: eval mode, parameters without gradient, convolutions channels-last. Afterwards: all as it was.
 
-    Inside, the size of a micro-batch is measured once for each shape of images.
+    Inside, what an image makes the model do is measured once for each shape of images.
     """
-    outermost = model not in _saved_floats
+    outermost = model not in _work
     training = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.data) for parameter in model.parameters()]
     stems = [module for module in model.modules() if _is_stem(module)]
     try:
-        _saved_floats.setdefault(model, {})
+        _work.setdefault(model, {})
         model.eval()
         for parameter, _, data in parameters:
             parameter.requires_grad_(False)
@@ -57,7 +74,7 @@ def guarded(model: nn.Module) -> Yields[None]:
             yield
     finally:
         if outermost:
-            _saved_floats.pop(model, None)
+            _work.pop(model, None)
         for stem in stems:
             stem.__dict__.pop("forward", None)
         for module, mode in training:
@@ -93,20 +110,59 @@ def micro_batch(model: nn.Module, x: Tensor) -> int:
     """
     if x.is_cuda:
         return 1024
-    known = _saved_floats.get(model, {})
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, _work_of(model, x).floats)))
+
+
+@contextlib.contextmanager
+def precise() -> Yields[None]:
+    """Inside, directions are computed in float32 too."""
+    global _precise
+    _precise += 1
+    try:
+        yield
+    finally:
+        _precise -= 1
+
+
+def coarse_pays(model: nn.Module, x: Tensor) -> bool:
+    """Whether directions for images of x's shape are computed in bfloat16: where that is the faster way.
+
+    The processor must multiply bfloat16, the model be float32 throughout, made of torch's own layers, and have enough
+    to multiply: other layers may compute what bfloat16 is too coarse for.
+    """
+    if _precise or x.is_cuda or x.dtype != torch.float32 or not _multiplies_bfloat16() or not len(x):
+        return False
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return False
+    leaves = (module for module in model.modules() if not list(module.children()))
+    if not all(type(leaf).__module__.startswith(_PLAIN_LAYERS) for leaf in leaves):
+        return False
+    work = _work_of(model, x)
+    return work.products >= max(COARSE_PRODUCTS, COARSE_SHARE * work.floats)
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _work_of(model: nn.Module, x: Tensor) -> _Work:
+    known = _work.get(model, {})
     if x[0].shape not in known:
-        known[x[0].shape] = _floats_saved(model, x[:1])
-    return max(SMALLEST_BATCH, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, known[x[0].shape] + x[0].numel())))
+        known[x[0].shape] = _measured(model, x[:1])
+    return known[x[0].shape]
 
 
-def _floats_saved(model: nn.Module, image: Images) -> int:
-    """How many numbers the innermost modules put out for one image."""
-    floats = 0
+def _measured(model: nn.Module, image: Images) -> _Work:
+    """The work of one image, the image itself counted among what is put out."""
+    floats, products = image.numel(), 0
 
     def count(module: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001
-        nonlocal floats
+        nonlocal floats, products
         if isinstance(output, Tensor) and not list(module.children()):
             floats += output.numel()
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                products += output.numel() * module.weight[0].numel()
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     try:
@@ -115,7 +171,7 @@ def _floats_saved(model: nn.Module, image: Images) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return floats
+    return _Work(floats, products)
 
 
 def generator_for(x: Tensor, seed: int = 0) -> torch.Generator:
@@ -128,18 +184,22 @@ def chunk_size(x: Tensor) -> int:
     return max(1, min(LARGEST_CHUNK, CHUNK_FLOATS // x[0].numel()))
 
 
-def forward(model: nn.Module, x: Images) -> Logits:
+def forward(model: nn.Module, x: Images, *, coarse: bool = False) -> Logits:
     """The model's logits for x, all at once, in float32 whatever the model computes in.
 
     A few images are filled up with copies: below that, matrix products sum in another order, and an image alone would
     get other last bits, after many steps another adversarial image, than in a batch.
+
+    With `coarse` convolutions and linear layers multiply in bfloat16, forward and backward: about three digits, good
+    for a direction and for nothing to be judged by.
 
     Raises:
         UsageError: the output is not (images, classes) with two classes or more.
     """
     missing = max(0, SMALLEST_BATCH - len(x)) if len(x) else 0
     filled = torch.cat((x, x[:1].detach().expand(missing, -1, -1, -1))) if missing else x
-    logits = model(filled)
+    with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
+        logits = model(filled)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(filled):
         given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UsageError(
@@ -183,9 +243,10 @@ class _StemConvolution(torch.autograd.Function):
         images, channels, height, width = ctx.shape
         filters, rows, columns = grad.shape[1:]
         (down, right), (top, left) = ctx.stride, ctx.padding
-        spread = torch.mm(weight.flatten(1).t(), grad.permute(0, 2, 3, 1).reshape(-1, filters).t())
+        kernels = weight.flatten(1).t().to(grad.dtype)  # what the convolution was computed in
+        spread = torch.mm(kernels, grad.permute(0, 2, 3, 1).reshape(-1, filters).t())
         spread = spread.view(channels, *weight.shape[2:], images, rows, columns)
-        total = grad.new_zeros(images, channels, height + 2 * top, width + 2 * left)
+        total = weight.new_zeros(images, channels, height + 2 * top, width + 2 * left)
         for channel, i, j in itertools.product(range(channels), *map(range, weight.shape[2:])):
             total[:, channel, i : i + down * rows : down, j : j + right * columns : right] += spread[channel, i, j]
         return total[:, :, top : top + height, left : left + width], None, None, None, None

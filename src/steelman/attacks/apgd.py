@@ -100,7 +100,7 @@ class APGD(Attack):
         self, problem: Problem, ball: Ball, start: Images, toward: Labels | None, steps: int, drawn: bool
     ) -> "_Climb":
         """Ascend from `start`; every evaluation gives the next gradient, but the last, which only judges."""
-        value, grad = problem.value_and_grad(start, self.loss, toward=toward)
+        value, grad = problem.value_and_grad(start, self.loss, toward=toward, coarse=True)
         climb: _Climb
         if isinstance(ball, L1):
             climb, checks = _SparseClimb(ball, problem.x, start, value, grad, drawn=drawn), _every(steps)
@@ -111,7 +111,7 @@ class APGD(Attack):
                 break
             x = climb.move()
             if step < steps or problem.samples > 1:  # a random model is judged on as many samples to the end
-                value, grad = problem.value_and_grad(x, self.loss, toward=toward)
+                value, grad = problem.value_and_grad(x, self.loss, toward=toward, coarse=True)
             else:
                 value = problem.value(x, self.loss, toward=toward)
             climb.see(value, grad)

@@ -37,7 +37,7 @@ class BIM(Attack):
         for _ in range(self.steps):
             if problem.done:
                 return
-            _, grad = problem.value_and_grad(x, self.loss)
+            _, grad = problem.value_and_grad(x, self.loss, coarse=True)
             x = threat.project(threat.ascend(x, grad, step), clean)
         problem.show(x)
 

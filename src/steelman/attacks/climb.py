@@ -31,7 +31,7 @@ def climb(problem: Problem, steps: int, *, width: float = 1.0) -> None:
     for step, size in enumerate(step_sizes(steps)):
         if problem.done:
             return
-        _, grad = problem.value_and_grad(x, "margin")
+        _, grad = problem.value_and_grad(x, "margin", coarse=True)
         radius = reach * (1 + (width - 1) * max(0.0, 1 - 2 * step / steps))
         x = threat.project(threat.ascend(x, grad, size * radius), clean, radius)
     problem.show(threat.project(x, clean))
@@ -52,7 +52,7 @@ def diversified(problem: Problem, radius: PerExample) -> Images:
 
     rows = torch.arange(len(clean), device=clean.device)
     for _ in range(DIVERSIFYING_STEPS):
-        _, grad = problem.value_and_grad(x, diversity, toward=rows)
+        _, grad = problem.value_and_grad(x, diversity, toward=rows, coarse=True)
         x = threat.project(threat.ascend(x, grad, DIVERSIFYING_SIZE * radius), clean, radius)
     return x
 

@@ -40,7 +40,7 @@ class DIFGSM(Momentum):
             draw = torch.rand(len(seen), generator=problem.generator, device=seen.device)
             return shrunk(seen, self.smallest, draw < self.probability, problem.generator)
 
-        return lambda x, _: problem.value_and_grad(x, self.loss, through=diverse)[1]
+        return lambda x, _: problem.value_and_grad(x, self.loss, through=diverse, coarse=True)[1]
 
 
 def shrunk(x: Images, smallest: float, chosen: Mask, generator: Generator) -> Images:

@@ -14,4 +14,4 @@ class MIFGSM(Momentum):
     paper: ClassVar[str] = "Dong et al. 2018, arXiv:1710.06081"
 
     def direction(self, problem: Problem, step: float) -> Direction:  # noqa: ARG002, D102
-        return lambda x, _: problem.value_and_grad(x, self.loss)[1]
+        return lambda x, _: problem.value_and_grad(x, self.loss, coarse=True)[1]

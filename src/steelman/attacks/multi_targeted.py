@@ -106,7 +106,7 @@ class MultiTargeted(Attack):
             for _ in range(self.steps):
                 if rest.done:
                     break
-                _, grad = rest.value_and_grad(x, loss, toward=toward)
+                _, grad = rest.value_and_grad(x, loss, toward=toward, coarse=True)
                 x = threat.project(threat.ascend(x, grad, step * threat.reach(clean)), clean)
             if not rest.done:
                 rest.show(x)

@@ -41,7 +41,7 @@ class NIFGSM(Momentum):
         def gradient(x: Images, momentum: Images) -> Images:
             point, total = x + ahead * momentum, torch.zeros_like(x)
             for i in range(self.scales):
-                total += problem.value_and_grad(point, self.loss, through=lambda seen, i=i: seen / 2**i)[1]
+                total += problem.value_and_grad(point, self.loss, through=lambda seen, i=i: seen / 2**i, coarse=True)[1]
             return total / self.scales
 
         return gradient

@@ -12,12 +12,13 @@ from torch import Generator, Tensor, nn
 
 from steelman.attacks.found import Found, Health, broken
 from steelman.chance import is_random
-from steelman.engine import forward
+from steelman.engine import coarse_pays, forward
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Logits, Mask, PerExample
 from steelman.windows import Windows
 
+SLACK = 1 / 16  # of the largest logit: candidates whose coarse margin is nearer to 0 are judged in float32
 # what a search for some of the images hands back, image by image
 _REMEMBERED = ("best", "margin", "success", "distance", "score", "forwards", "backwards", "rejected")
 
@@ -32,6 +33,9 @@ class Problem:
     Every evaluation takes a candidate for each image and returns a row for each; rows of finished images are 0 and
     cost nothing. `margin` holds the margin of the candidates evaluated last: above 0 where they are wrong (or the
     target), whether allowed or not.
+
+    A gradient may be `coarse` where only its direction is wanted: computed in bfloat16 where that pays (see
+    `steelman.engine.coarse_pays`). Then values are coarse too, but what may be broken is asked again in float32.
 
     Of a random model every evaluation is the mean of `samples` passes, and it is judged on its mean logits (expectation
     over transformation, Athalye et al. 2018, arXiv:1707.07397). A deterministic model is asked once all the same.
@@ -68,6 +72,7 @@ class Problem:
         self.rejected = torch.zeros_like(self.forwards)
         self.health = Health.blank(x)
         self._classes = 0  # not known yet
+        self._coarse: bool | None = None  # not known yet
         self._random: bool | None = None  # not known yet, and not asked where a single pass is enough
         self.samples = self._worth(samples)
 
@@ -129,8 +134,11 @@ class Problem:
         toward: Labels | None = None,
         samples: int | None = None,
         through: Callable[[Images], Images] | None = None,
+        coarse: bool = False,
     ) -> tuple[PerExample, Images]:
         """The loss of each candidate and its gradient. Judges the candidates.
+
+        `coarse` says that both may be: three digits are enough for the search.
 
         `samples` stands for the problem's own number of passes, also for a deterministic model.
 
@@ -139,12 +147,13 @@ class Problem:
         counted, but nothing is judged: what the model saw is no candidate. Each of the `samples` calls the map again.
         """
         samples = self.samples if samples is None else samples
+        coarse = coarse and samples == 1 and self._coarse_pays()
         if self.num_active == len(x_adv) <= self.batch:
-            result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples, through)
+            result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples, through, coarse)
         else:
             values, grads = torch.zeros(len(x_adv), device=x_adv.device), torch.zeros_like(x_adv)
             for rows in self._parts():
-                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss, toward, samples, through)
+                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss, toward, samples, through, coarse)
             result = values, grads
         self._finish()
         return result
@@ -284,15 +293,18 @@ class Problem:
         toward: Tensor | None,
         samples: int,
         through: Callable[[Images], Images] | None,
+        coarse: bool,
     ) -> tuple[PerExample, Images]:
         candidate = candidate.detach().requires_grad_()
-        value, grad, logits = self._pass(rows, candidate, loss, toward, through)
+        value, grad, logits = self._pass(rows, candidate, loss, toward, through, coarse=coarse)
         for _ in range(samples - 1):
             more = self._pass(rows, candidate, loss, toward, through)
             value, grad, logits = value + more[0], grad + more[1], logits + more[2]
         if samples > 1:
             value, grad, logits = value / samples, grad / samples, logits / samples
         if through is None:
+            if coarse and self.judged:
+                logits = self._settled(rows, candidate.detach(), logits)
             self._judge(rows, candidate.detach(), logits)
         elif self.judged:
             self.forwards[rows] += 1
@@ -309,12 +321,30 @@ class Problem:
         loss: LossName | Loss,
         toward: Tensor | None,
         through: Callable[[Images], Images] | None,
+        *,
+        coarse: bool = False,
     ) -> tuple[PerExample, Images, Logits]:
         with torch.enable_grad():
-            logits = forward(self.model, candidate if through is None else through(candidate))
+            logits = forward(self.model, candidate if through is None else through(candidate), coarse=coarse)
             values = self._loss(logits, rows, loss, toward)
             grad = _slope(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
+
+    def _coarse_pays(self) -> bool:
+        if self._coarse is None:
+            self._coarse = coarse_pays(self.model, self.x)
+        return self._coarse
+
+    def _settled(self, rows: slice | Tensor, candidate: Images, logits: Logits) -> Logits:
+        """Coarse logits, those of candidates that may be broken computed again: float32 decides."""
+        lead = margin(logits, self.y[rows], None if self.target is None else self.target[rows])
+        near = (~(lead < -SLACK * logits.abs().amax(1))).nonzero().squeeze(1)
+        if len(near) == 0:
+            return logits
+        with torch.no_grad():
+            asked = forward(self.model, candidate[near])
+        self.forwards[near + (rows.start or 0) if isinstance(rows, slice) else rows[near]] += 1
+        return logits.index_copy(0, near, asked)
 
     def _seen(self, windows: Windows, rows: slice | Tensor, candidate: Images) -> Logits:
         places = torch.arange(len(self.x), device=candidate.device)[rows]

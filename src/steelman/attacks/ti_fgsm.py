@@ -36,7 +36,7 @@ class TIFGSM(Momentum):
 
     def direction(self, problem: Problem, step: float) -> Direction:  # noqa: ARG002, D102
         profile = _profile(self.kernel, self.kernel_size).to(problem.x)
-        return lambda x, _: smoothed(problem.value_and_grad(x, self.loss)[1], profile)
+        return lambda x, _: smoothed(problem.value_and_grad(x, self.loss, coarse=True)[1], profile)
 
 
 def smoothed(grad: Images, profile: Tensor) -> Images:
