@@ -209,6 +209,13 @@ def forward(model: nn.Module, x: Images, *, coarse: bool = False) -> Logits:
     return logits[: len(x)].float()
 
 
+def slope(value: Tensor, candidate: Images, *, keep: bool = False) -> Images:
+    """The gradient, 0 where the model has none to give: it computes under torch.no_grad, or detaches the image."""
+    if not value.requires_grad:
+        return torch.zeros_like(candidate)
+    return torch.autograd.grad(value, candidate, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
+
+
 def predict(model: nn.Module, x: Images, batch: int | None = None) -> Logits:
     """Logits of all images, in micro-batches, without gradient. The caller guards the model.
 

@@ -291,7 +291,7 @@ def test_join_puts_chunks_in_order():
     x, y = pixel(0.5, 0.55, 0.2), torch.zeros(3, dtype=torch.int64)
     parts = [FGSM().run(model, x[i : i + 1], y[i : i + 1], Linf(0.1)) for i in range(3)]
     whole = FGSM().run(model, x, y, Linf(0.1))
-    joined = join(parts)
+    joined = join(iter(parts), 3)
     assert isinstance(joined, Found)
     torch.testing.assert_close(joined.x_adv, whole.x_adv)
     torch.testing.assert_close(joined.score, whole.score)

@@ -1,5 +1,6 @@
 """Attacks: where to look next. A `Problem` evaluates, counts and remembers; an `Attack` only searches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -116,10 +117,10 @@ class Attack(Spec):
         """
         self.check_norm(threat)
         x, generator = x.detach(), generator or generator_for(x)
-        found: list[Found] = []
         if len(x) == 0:
             return Problem(model, x, y, threat, generator=generator, batch=1).found()
-        with guarded(model):
+
+        def chunks() -> Iterator[Found]:
             batch, size = micro_batch(model, x), chunk_size(x)
             for start in range(0, len(x), size):
                 part = slice(start, start + size)
@@ -135,9 +136,11 @@ class Attack(Spec):
                     samples=self.passes(),
                 )
                 self.search(problem)
-                found.append(problem.found())
+                yield problem.found()
                 progress(min(start + size, len(x)), len(x), repr(self))
-        return join(found)
+
+        with guarded(model):
+            return join(chunks(), len(x))
 
     def perturb(
         self, model: nn.Module, x: Images, y: Labels, threat: Ball, *, generator: Generator | None = None

@@ -1,6 +1,7 @@
 """What a search hands back, image by image: the best candidate, counts of queries, and the health of its gradients."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -34,6 +35,18 @@ class Health:
         count = torch.zeros(len(like), dtype=torch.int64, device=like.device)
         share = torch.zeros(len(like), device=like.device)
         return cls(count, share, share.clone(), count.clone(), count.clone(), share.clone())
+
+    def note(self, rows: slice | Tensor, grad: Images, logits: Logits) -> None:
+        """Keep book of these images' gradient: entries that are NaN or exactly 0, and a saturated softmax."""
+        size, alive = grad[0].numel(), not_zero(grad)
+        nan = torch.zeros_like(alive)
+        self.steps[rows] += 1
+        if not math.isfinite(float(grad.sum())):
+            nan = grad.flatten(1).isnan().sum(1)
+            self.nan[rows] += nan / size
+        self.zero[rows] += (size - alive - nan) / size
+        self.dead[rows] += alive == 0
+        self.saturated[rows] += logits.softmax(1).amax(1) == 1
 
 
 @dataclass(frozen=True)
@@ -93,14 +106,31 @@ def spread(found: Found, rows: Tensor, x: Images, proven: Mask) -> Found:
     return Found(**whole, health=Health(**health))
 
 
-def join(found: list[Found]) -> Found:
-    """The results of consecutive chunks as one."""
-    parts = {
-        field.name: torch.cat([getattr(one, field.name) for one in found])
-        for field in fields(Found)
-        if field.name != "health"
-    }
-    health = Health(
-        **{field.name: torch.cat([getattr(one.health, field.name) for one in found]) for field in fields(Health)}
-    )
-    return Found(**parts, health=health)
+def join(chunks: Iterable[Found], num: int) -> Found:
+    """The results of consecutive chunks, `num` images together, at least one, as one.
+
+    A chunk is let go before the next is asked for.
+    """
+    whole: list[Tensor] = []
+    start = 0
+    for chunk in chunks:
+        parts = _tensors(chunk)
+        if len(chunk.success) == num:
+            return chunk
+        whole = whole or [part.new_empty((num, *part.shape[1:])) for part in parts]
+        for values, part in zip(whole, parts, strict=True):
+            values[start : start + len(part)] = part
+        start += len(chunk.success)
+    own, health = whole[: -len(fields(Health))], whole[-len(fields(Health)) :]
+    return Found(*own, health=Health(*health))
+
+
+def _tensors(found: Found) -> list[Tensor]:
+    """All columns in their order, those of the health last."""
+    own = [getattr(found, field.name) for field in fields(Found) if field.name != "health"]
+    return own + [getattr(found.health, field.name) for field in fields(Health)]
+
+
+def not_zero(x: Tensor) -> PerExample:
+    """How many of each row's numbers are neither 0 nor NaN; by signs, several times faster than by counting."""
+    return x.sign().abs_().flatten(1).sum(1)  # torch's sign of NaN is 0

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from steelman.attacks.found import Found, Health, broken
+from steelman.attacks.found import Found, Health, broken, not_zero
 from steelman.chance import is_random
-from steelman.engine import coarse_pays, forward
+from steelman.engine import coarse_pays, forward, slope
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Logits, Mask, PerExample
@@ -58,8 +58,7 @@ class Problem:
         self.model, self.x, self.y, self.threat = model, x, y.long(), threat
         self.target = None if target is None else target.long()
         self.closest, self.judged = closest, judged
-        self.generator = generator
-        self.batch = batch
+        self.generator, self.batch = generator, batch
         self.best = x.clone()
         self.active = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self.num_active = len(x)
@@ -75,8 +74,6 @@ class Problem:
         self._coarse: bool | None = None  # not known yet
         self._random: bool | None = None  # not known yet, and not asked where a single pass is enough
         self.samples = self._worth(samples)
-
-    # ---- evaluations
 
     def logits(self, x_adv: Images) -> Logits:
         """The model's outputs for each candidate. Judges the candidates."""
@@ -173,7 +170,7 @@ class Problem:
                     logits = forward(self.model, candidate)
                     for i, toward in enumerate(towards):
                         value = self._loss(logits, rows, loss, toward)
-                        grad = _slope(value.sum(), candidate, keep=i + 1 < len(towards))
+                        grad = slope(value.sum(), candidate, keep=i + 1 < len(towards))
                         values[i, rows] += self._mean(value.detach())
                         grads[i, rows] += self._mean(grad)
                         self._examine(rows, grad, logits.detach())
@@ -189,8 +186,6 @@ class Problem:
             self.value(x_adv, "margin")
         else:
             self.best = x_adv
-
-    # ---- what is known
 
     @property
     def num_classes(self) -> int:
@@ -264,8 +259,6 @@ class Problem:
             self.health,
         )
 
-    # ---- inside
-
     def _worth(self, samples: int) -> int:
         """So many passes where the model draws random numbers, else one."""
         if samples > 1 and self._random is None and len(self.x):
@@ -327,7 +320,7 @@ class Problem:
         with torch.enable_grad():
             logits = forward(self.model, candidate if through is None else through(candidate), coarse=coarse)
             values = self._loss(logits, rows, loss, toward)
-            grad = _slope(values.sum(), candidate)
+            grad = slope(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
 
     def _coarse_pays(self) -> bool:
@@ -339,16 +332,17 @@ class Problem:
         """Coarse logits, those of candidates that may be broken computed again: float32 decides."""
         lead = margin(logits, self.y[rows], None if self.target is None else self.target[rows])
         near = (~(lead < -SLACK * logits.abs().amax(1))).nonzero().squeeze(1)
-        if len(near) == 0:
-            return logits
-        with torch.no_grad():
-            asked = forward(self.model, candidate[near])
-        self.forwards[near + (rows.start or 0) if isinstance(rows, slice) else rows[near]] += 1
-        return logits.index_copy(0, near, asked)
+        if len(near):
+            with torch.no_grad():
+                logits = logits.index_copy(0, near, forward(self.model, candidate[near]))
+            self.forwards[self._places(rows)[near]] += 1
+        return logits
+
+    def _places(self, rows: slice | Tensor) -> Tensor:
+        return torch.arange(len(self.x), device=self.x.device)[rows]
 
     def _seen(self, windows: Windows, rows: slice | Tensor, candidate: Images) -> Logits:
-        places = torch.arange(len(self.x), device=candidate.device)[rows]
-        logits = windows.logits(places, candidate)
+        logits = windows.logits(self._places(rows), candidate)
         hit = broken(logits, self.y[rows], None if self.target is None else self.target[rows])
         if hit.any():
             logits[hit] = forward(self.model, candidate[hit])
@@ -372,7 +366,7 @@ class Problem:
         self.margin[rows] = lead
         allowed = self.threat.contains(candidate, x)
         score = torch.where(allowed & ~lead.isnan(), lead, -math.inf)
-        moved = _not_zero(candidate - x) / x[0].numel()
+        moved = not_zero(candidate - x) / x[0].numel()
         self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
         self.rejected[rows] += ~allowed
         self.forwards[rows] += 1
@@ -391,36 +385,15 @@ class Problem:
         if len(chosen) == len(better):
             self.best[rows] = candidate
         elif len(chosen):
-            self.best[chosen + rows.start if isinstance(rows, slice) else rows[chosen]] = candidate[chosen]
+            self.best[self._places(rows)[chosen]] = candidate[chosen]
 
     def _examine(self, rows: slice | Tensor, grad: Images, logits: Logits) -> None:
-        """Keep book of NaN, exactly zero and saturated gradients."""
-        if not self.judged:
-            return
-        size, alive, health = grad[0].numel(), _not_zero(grad), self.health
-        nan = torch.zeros_like(alive)
-        self.backwards[rows] += 1
-        health.steps[rows] += 1
-        if not math.isfinite(float(grad.sum())):
-            nan = grad.flatten(1).isnan().sum(1)
-            health.nan[rows] += nan / size
-        health.zero[rows] += (size - alive - nan) / size
-        health.dead[rows] += alive == 0
-        health.saturated[rows] += logits.softmax(1).amax(1) == 1
+        """Count the gradient, and keep book of its health."""
+        if self.judged:
+            self.backwards[rows] += 1
+            self.health.note(rows, grad, logits)
 
     def _finish(self) -> None:
         if self.judged and not self.closest:
             self.active = ~self.success
             self.num_active = int(self.active.sum())
-
-
-def _slope(value: Tensor, candidate: Images, *, keep: bool = False) -> Images:
-    """The gradient, 0 where the model has none to give: it computes under torch.no_grad, or detaches the image."""
-    if not value.requires_grad:
-        return torch.zeros_like(candidate)
-    return torch.autograd.grad(value, candidate, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
-
-
-def _not_zero(x: Tensor) -> PerExample:
-    """How many of each row's numbers are neither 0 nor NaN; by signs, several times faster than by counting."""
-    return x.sign().abs_().flatten(1).sum(1)  # torch's sign of NaN is 0
