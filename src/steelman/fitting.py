@@ -229,7 +229,8 @@ class _Loop:
             group["lr"] = self.lr
         x, y = self.train.pixels(index), self.train.targets(index)
         objective = self.guard.after(state.rollbacks) if self.guard else recipe.objective
-        loss = objective(self.learning, x, y, progress=done / self.total, generator=state.generator)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss = objective(self.learning, x, y, progress=done / self.total, generator=state.generator)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged("the loss")

@@ -1,5 +1,6 @@
 """Training against plain torch loops, closed forms and laws that any training keeps."""
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -114,6 +115,7 @@ def unchecked():
         ("optimizer", "lion", "Possible: adam, adamw, sgd, rmsprop"),
         ("schedule", "linear", "Possible: constant, step, one-cycle, cosine"),
         ("keep", "all", "Possible: best, last"),
+        ("precision", "float16", "Possible: float32, bfloat16"),
         ("lr", 0.0, "a positive number"),
         ("lr", math.nan, "a positive number"),
         ("lr", math.inf, "a positive number"),
@@ -187,6 +189,26 @@ def test_same_weights_and_losses_as_a_plain_loop(recipe, optimizer):
     torch.testing.assert_close(model[1].bias, reference[1].bias)
     assert history.column("train_loss")[1:] == pytest.approx(losses, rel=1e-5)
     assert history.column("epoch") == list(range(7))
+
+
+def test_bfloat16_multiplies_coarsely_and_steps_and_measures_in_float32():
+    parts, model, reference, exact = splits(), linear(), linear(), linear()
+    recipe = Recipe(optimizer="sgd", lr=0.5, epochs=3, batch_size=24, keep="last", precision="bfloat16")
+    history = fit(model, parts, recipe, generator=seeded())
+    steps = torch.optim.SGD(reference.parameters(), 0.5, momentum=0.9)
+    x, y = parts.train.images.double().div(255).float(), parts.train.labels
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(reference(x), y)
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+    torch.testing.assert_close(model[1].weight, reference[1].weight, rtol=1e-3, atol=1e-4)
+    assert model[1].weight.dtype == torch.float32
+    fit(exact, parts, dataclasses.replace(recipe, precision="float32"), generator=seeded())
+    assert not torch.equal(model[1].weight, exact[1].weight)
+    right = model(parts.val.pixels()).argmax(1) == parts.val.labels
+    assert history.column("val_accuracy")[-1] == pytest.approx(float(right.float().mean()))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

@@ -25,6 +25,10 @@ class Changes:
     batch_size: Annotated[int | None, Parameter(help="Images a step.")] = None
     optimizer: Annotated[Literal["adam", "adamw", "sgd", "rmsprop"] | None, Parameter(help="Of the weights.")] = None
     schedule: Annotated[Schedule | None, Parameter(help="Of the learning rate.")] = None
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        Parameter(help="Of products in training; bfloat16 is faster where the processor multiplies it."),
+    ] = None
     patience: Annotated[int | None, Parameter(help="Stop after so many epochs without a better one on val.")] = None
 
 
