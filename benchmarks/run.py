@@ -8,6 +8,7 @@ from pathlib import Path
 ALL = (
     *("startup.py", "demo.py", "v_one.py"),
     *("pgd.py", "training.py", "effective.py", "carlini.py", "minimal.py", "auto_attack.py", "growth.py", "frozen.py"),
+    "intervals.py",
 )
 NEEDS_DATA = ALL[3:]
 
