@@ -31,7 +31,7 @@ LARGEST_CHUNK = 512
 
 COARSE_PRODUCTS = 1_000_000  # an image's multiplications from which on bfloat16 pays, and those
 COARSE_SHARE = 30  # to each number put out: nets with fewer are bound by memory and by the cost of calls
-_PLAIN_LAYERS = ("torch.nn.modules.", "steelman.models.layers")
+_OWN_LAYERS = ("steelman.models", "steelman.models.layers")  # modules whose layers bear it as torch's own do
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _GIBIBYTE = 2**30
@@ -134,8 +134,8 @@ def coarse_pays(model: nn.Module, x: Tensor) -> bool:
         return False
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return False
-    leaves = (module for module in model.modules() if not list(module.children()))
-    if not all(type(leaf).__module__.startswith(_PLAIN_LAYERS) for leaf in leaves):
+    leaves = {type(module).__module__ for module in model.modules() if not list(module.children())}
+    if not all(leaf.startswith("torch.nn.modules.") or leaf in _OWN_LAYERS for leaf in leaves):
         return False
     work = _work_of(model, x)
     return work.products >= max(COARSE_PRODUCTS, COARSE_SHARE * work.floats)

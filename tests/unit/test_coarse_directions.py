@@ -9,6 +9,7 @@ from steelman.attacks import Problem
 from steelman.attacks.apgd import APGD
 from steelman.attacks.pgd import PGD
 from steelman.engine import coarse_pays, forward, guarded, precise, predict
+from steelman.models import Normalize
 from steelman.models.fast_cnn import FastCNN
 from steelman.models.mobilenet import MobileNetV2
 from steelman.models.small_cnn import SmallCNN
@@ -125,6 +126,7 @@ def test_it_pays_for_nets_with_much_to_multiply_made_of_known_layers():
     x = torch.rand(2, 1, 28, 28)
     assert coarse_pays(small_cnn(), x)
     assert coarse_pays(Repaired(small_cnn()), x)
+    assert coarse_pays(nn.Sequential(Normalize((0.1307,), (0.3081,)), small_cnn()), x)
     assert coarse_pays(FastCNN(filters=32, hidden=400, threshold="fixed")(tuple(x.shape[1:]), 10, seeded()), x)
     assert not coarse_pays(FastCNN()(tuple(x.shape[1:]), 10, seeded()), x)  # too little
     assert not coarse_pays(MobileNetV2()((3, 64, 64), 10, seeded()), torch.rand(1, 3, 64, 64))  # memory
