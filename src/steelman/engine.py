@@ -25,7 +25,8 @@ from steelman.types import Images, Logits
 
 ACTIVATION_FLOATS = 16_000_000  # saved floats of one micro-batch: SmallCNN fastest from 110 images on, docs/log.md
 LARGEST_BATCH = 256
-SMALLEST_BATCH = 8  # rows from which on results no longer depend on the number of rows (seen: 4)
+ROWS = 8  # batches are filled up to a multiple: from 4 rows on results do not depend on their number, and each new
+# number of rows costs the convolutions' library some megabytes that it keeps
 CHUNK_FLOATS = 2**22  # pixels of the images that one search works on: bounds memory, whatever the number of images
 LARGEST_CHUNK = 512
 
@@ -105,12 +106,13 @@ def steady_allocator() -> Yields[None]:
 def micro_batch(model: nn.Module, x: Tensor) -> int:
     """How many images of x's shape to run at a time: as many as keep the saved activations in the cache.
 
-    At least as many as `forward` fills fewer up to. It depends on the model and the shape only, never on the number of
-    images or on timing: same inputs, same bits.
+    A multiple of what `forward` fills up to. It depends on the model and the shape only, never on the number of images
+    or on timing: same inputs, same bits.
     """
     if x.is_cuda:
         return 1024
-    return max(SMALLEST_BATCH, min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, _work_of(model, x).floats)))
+    fit = min(LARGEST_BATCH, ACTIVATION_FLOATS // max(1, _work_of(model, x).floats))
+    return max(ROWS, fit - fit % ROWS)
 
 
 @contextlib.contextmanager
@@ -184,11 +186,20 @@ def chunk_size(x: Tensor) -> int:
     return max(1, min(LARGEST_CHUNK, CHUNK_FLOATS // x[0].numel()))
 
 
+def fill(x: Tensor) -> Tensor:
+    """The rows of x, and copies of the first up to a multiple of `ROWS`.
+
+    With fewer rows matrix products sum in another order, and an image alone would get other last bits, after many steps
+    another adversarial image, than in a batch.
+    """
+    missing = -len(x) % ROWS
+    return torch.cat((x, x[:1].detach().expand(missing, *x.shape[1:]))) if missing else x
+
+
 def forward(model: nn.Module, x: Images, *, coarse: bool = False) -> Logits:
     """The model's logits for x, all at once, in float32 whatever the model computes in.
 
-    A few images are filled up with copies: below that, matrix products sum in another order, and an image alone would
-    get other last bits, after many steps another adversarial image, than in a batch.
+    Images are filled up with copies, see `fill`.
 
     With `coarse` convolutions and linear layers multiply in bfloat16, forward and backward: about three digits, good
     for a direction and for nothing to be judged by.
@@ -196,8 +207,7 @@ def forward(model: nn.Module, x: Images, *, coarse: bool = False) -> Logits:
     Raises:
         UsageError: the output is not (images, classes) with two classes or more.
     """
-    missing = max(0, SMALLEST_BATCH - len(x)) if len(x) else 0
-    filled = torch.cat((x, x[:1].detach().expand(missing, -1, -1, -1))) if missing else x
+    filled = fill(x)
     with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
         logits = model(filled)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(filled):

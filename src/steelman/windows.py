@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from steelman.bounds.box import Unknown
 from steelman.bounds.graph import Clamp, Graph, MaxPool, Norm, Product, Step, trace
-from steelman.engine import SMALLEST_BATCH
+from steelman.engine import fill
 from steelman.types import Images, Logits, Mask
 
 TYPICAL = 3  # pixels a side: the cuts are chosen for windows of this size
@@ -106,12 +106,9 @@ class Windows:
     def logits(self, rows: Tensor, x: Images) -> Logits:
         """Of the images x of these rows, which differ from those that are kept in their window.
 
-        A few are filled up with copies, as in `steelman.engine.forward`.
+        They are filled up with copies, as in `steelman.engine.forward`.
         """
-        filled = rows, _places(x)
-        if missing := max(0, SMALLEST_BATCH - len(rows)):
-            filled = tuple(torch.cat((one, one[:1].expand(missing, *one.shape[1:]))) for one in filled)
-        return self._logits(*filled)[: len(rows)]
+        return self._logits(fill(rows), fill(_places(x)))[: len(rows)]
 
     def keep(self, where: Mask) -> None:
         """The images of these rows are from now on what they were in the last look."""

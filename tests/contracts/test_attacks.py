@@ -456,7 +456,7 @@ def test_the_callers_model_is_as_it_was_after_an_error_too(attack, fail_at):
 
 @EVERY
 def test_queries_are_counted_and_finished_images_cost_no_more(attack, monkeypatch):
-    monkeypatch.setattr(engine, "SMALLEST_BATCH", 1)  # copies that fill up a batch are no queries
+    monkeypatch.setattr(engine, "ROWS", 1)  # copies that fill up a batch are no queries
     model = Watched(net())
     x, y = task(model.model, wrong=4)
     found = attack.run(model, x, y, near(attack, 0.06), generator=seeded())

@@ -194,10 +194,10 @@ def test_a_micro_batch_depends_on_model_and_shape_only():
 def test_larger_models_and_images_get_smaller_micro_batches(monkeypatch):
     monkeypatch.setattr(engine, "ACTIVATION_FLOATS", 10_000)
     flat = nn.Flatten()
-    assert micro_batch(flat, torch.zeros(3, 1, 10, 10)) == 10_000 // 200  # input and output, one hundred floats each
-    assert micro_batch(flat, torch.zeros(3, 1, 20, 20)) == 10_000 // 800
-    assert micro_batch(nn.Sequential(flat, nn.Identity()), torch.zeros(3, 1, 10, 10)) == 10_000 // 300
-    assert micro_batch(flat, torch.zeros(3, 1, 200, 200)) == engine.SMALLEST_BATCH  # fewer would be filled up to it
+    assert micro_batch(flat, torch.zeros(3, 1, 10, 10)) == 48  # of 10,000 / 200: input, output
+    assert micro_batch(flat, torch.zeros(3, 1, 20, 20)) == 8  # of 10,000 / 800
+    assert micro_batch(nn.Sequential(flat, nn.Identity()), torch.zeros(3, 1, 10, 10)) == 32  # of 10,000 / 300
+    assert micro_batch(flat, torch.zeros(3, 1, 200, 200)) == engine.ROWS  # fewer would be filled up to it
     assert micro_batch(flat, torch.zeros(3, 1, 1, 1)) == engine.LARGEST_BATCH
 
 
@@ -252,7 +252,7 @@ def test_what_is_no_logits_is_named(output, words):
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 8, 9])
-def test_few_images_are_filled_up_and_nobody_sees_it(n):
+def test_images_are_filled_up_to_a_multiple_of_eight_and_nobody_sees_it(n):
     """An image alone would get other last bits than in a batch, and after many steps another adversarial image."""
     sizes: list[int] = []
 
@@ -264,7 +264,7 @@ def test_few_images_are_filled_up_and_nobody_sees_it(n):
     x = torch.rand(n, 1, 2, 2, generator=seeded()).requires_grad_()
     logits = forward(Watched(), x)
     torch.testing.assert_close(logits, Watched()(x))
-    assert sizes[0] == (max(n, engine.SMALLEST_BATCH) if n else 0)
+    assert sizes[0] == {0: 0, 1: 8, 3: 8, 8: 8, 9: 16}[n]
     if n:
         (grad,) = torch.autograd.grad(logits[:, 0].sum(), x)
         torch.testing.assert_close(grad, 2 * x.detach())

@@ -23,8 +23,8 @@ from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
 
 WIDTH = 1.5  # of the ball from whose shell the wide climbs start
-FIRST = 1 / 4  # the share of the held images that APGD's first run searches; each run half as many,
-FEWEST = 1 / 32  # down to this share
+FIRST = 1 / 4  # the share of the held images that APGD's first two runs search; every two runs half as many,
+FEWEST = 1 / 16  # down to this share
 FEW = 2  # and this number, where that is more
 Run: TypeAlias = tuple[LossName | None, bool]  # what APGD climbs, or None for a long climb from outside; by surrogates?
 CYCLE: tuple[Run, ...] = (("cross_entropy", True), ("margin", False), ("margin", True), ("cross_entropy", False))
@@ -47,7 +47,7 @@ class Reliable(Attack):
        lead astray from inside only, those that are missing lead nowhere.
     3. Up to `rounds` runs of ten times the steps, until twelve in a row break nothing: APGD on cross-entropy and
        margin, by surrogates and plain, and from the ninth on every second a climb from outside the ball; for the
-       quarter of what held by the smallest margins, the eighth, the sixteenth, and from then on the 32nd part. Each run
+       quarter of what held by the smallest margins twice, the eighth twice, and from then on the sixteenth. Each run
        starts elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
     4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
@@ -172,7 +172,7 @@ def run_of(number: int) -> Run:
 
 def share_of(number: int) -> float:
     """The share of the held images that APGD's run of that number searches."""
-    return max(FEWEST, FIRST * 0.5**number)
+    return max(FEWEST, FIRST * 0.5 ** (number // 2))
 
 
 def likeliest(problem: Problem, share: float) -> Tensor:

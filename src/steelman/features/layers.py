@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steelman.engine import SMALLEST_BATCH
+from steelman.engine import fill
 from steelman.errors import UsageError, choices
 from steelman.features import Activations
 from steelman.types import Images
@@ -61,8 +61,7 @@ def activations(model: nn.Module, layer: str, x: Images) -> Yields[Layer]:
         raise _Reached(inputs[0])
 
     def measure(images: Images) -> Activations:
-        few = max(0, SMALLEST_BATCH - len(images))  # so few rows would sum in another order
-        filled = torch.cat((images, images[:1].detach().expand(few, -1, -1, -1))) if few else images
+        filled = fill(images)
         try:
             model(filled)
         except _Reached as reached:
