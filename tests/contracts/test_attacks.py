@@ -413,7 +413,8 @@ def test_chunks_and_micro_batches_change_nothing_and_are_told(attack, monkeypatc
     assert pieces.success[N:].all()
     if draws(attack):
         return
-    whole = join([usual(attack, near(attack, 0.06)), attack.run(model, x[N:], y[N:], near(attack, 0.06))])
+    parts = [usual(attack, near(attack, 0.06)), attack.run(model, x[N:], y[N:], near(attack, 0.06))]
+    whole = join(parts, N + 2)
     for name in ("x_adv", "success", "score", "forwards", "backwards", "distance", "rejected"):
         assert_same(getattr(pieces, name), getattr(whole, name))
     for field in dataclasses.fields(whole.health):
@@ -615,7 +616,8 @@ def test_perturb_changes_every_image_right_or_wrong_and_nothing_else(attack):
         assert (moved > (0.5 if attack.norms[0] in ("Linf", "L2") else 0)).all()
 
 
-def test_one_step_of_training_costs_one_gradient():
+def test_one_step_of_training_costs_one_gradient(monkeypatch):
+    monkeypatch.setattr(engine, "ROWS", 1)
     model = Watched(net())
     x, y = task(model.model)
     FGSM().perturb(model, x, y, Linf(0.1))

@@ -136,8 +136,8 @@ class Attack(Spec):
                     samples=self.passes(),
                 )
                 self.search(problem)
-                yield problem.found()
                 progress(min(start + size, len(x)), len(x), repr(self))
+                yield problem.found()
 
         with guarded(model):
             return join(chunks(), len(x))
