@@ -21,6 +21,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steelman import frozen
+from steelman.augment import shifted
 from steelman.chance import put_back
 from steelman.checkpoint import FILE, State, snapshot
 from steelman.data import Data, Splits
@@ -227,7 +228,7 @@ class _Loop:
         self.lr = learning_rate(recipe.schedule, recipe.lr, done, self.total)
         for group in state.optimizer.param_groups:
             group["lr"] = self.lr
-        x, y = self.train.pixels(index), self.train.targets(index)
+        x, y = shifted(self.train.pixels(index), recipe.shift, state.generator), self.train.targets(index)
         objective = self.guard.after(state.rollbacks) if self.guard else recipe.objective
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             loss = objective(self.learning, x, y, progress=done / self.total, generator=state.generator)

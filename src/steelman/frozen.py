@@ -55,8 +55,8 @@ def features(model: nn.Module, blocks: int, data: Data) -> Features:
 
 
 def caches(recipe: Recipe) -> bool:
-    """Whether training needs no more of the frozen blocks than their features: attacks need the pixels."""
-    return recipe.frozen > 0 and isinstance(recipe.objective, Standard)
+    """Whether training needs no more of the frozen blocks than their features: attacks and shifts need the pixels."""
+    return recipe.frozen > 0 and isinstance(recipe.objective, Standard) and not recipe.shift
 
 
 def learning(model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -29,6 +29,7 @@ class Recipe(Spec):
         precision: in what convolutions and linear layers multiply while training. "bfloat16" is faster where the
             processor multiplies it (AVX-512 BF16, AMX, GPUs); weights, steps and all that is measured stay float32.
         frozen: how many leading blocks stay as they are, their BatchNorm in eval mode (see steelman.models.cuts).
+        shift: each image is moved by up to so many pixels each way, at random and anew in every epoch, black behind it.
 
     Raises:
         UsageError: a number out of its range.
@@ -51,6 +52,7 @@ class Recipe(Spec):
     clip_gradient: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     frozen: int = 0
+    shift: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +68,7 @@ class Recipe(Spec):
         self._require("patience", "None, or 1 epoch or more", holds=self.patience is None or self.patience >= 1)
         self._require("ema", "None, or a decay with 0 <= ema < 1", holds=self.ema is None or 0 <= self.ema < 1)
         self._require("frozen", "0 blocks or more", holds=self.frozen >= 0)
+        self._require("shift", "0 pixels or more", holds=self.shift >= 0)
         clip = self.clip_gradient
         self._require("clip_gradient", "None, or a positive number", holds=clip is None or 0 < clip < math.inf)
         if self.optimizer != "sgd" and self.momentum != type(self).momentum:

@@ -115,9 +115,9 @@ def every_step(monkeypatch):
 
 VARIANTS = {
     "all": RECIPE,
-    "sgd": dataclasses.replace(RECIPE, optimizer="sgd", ema=None, schedule="step"),
+    "sgd": dataclasses.replace(RECIPE, optimizer="sgd", ema=None, schedule="step", precision="bfloat16"),
     "fresh": dataclasses.replace(RECIPE, fresh_optimizer=True, keep="last", drop_last=True),
-    "eval": dataclasses.replace(RECIPE, eval_mode=True, optimizer="adamw", weight_decay=0.1, patience=2),
+    "eval": dataclasses.replace(RECIPE, eval_mode=True, optimizer="adamw", weight_decay=0.1, patience=2, shift=1),
 }
 
 
