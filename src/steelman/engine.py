@@ -25,8 +25,7 @@ from steelman.types import Images, Logits
 
 ACTIVATION_FLOATS = 16_000_000  # saved floats of one micro-batch: SmallCNN fastest from 110 images on, docs/log.md
 LARGEST_BATCH = 256
-ROWS = 8  # batches are filled up to a multiple: from 4 rows on results do not depend on their number, and each new
-# number of rows costs the convolutions' library some megabytes that it keeps
+ROWS = 8  # batches are filled up to a multiple of it, see `fill`
 CHUNK_FLOATS = 2**22  # pixels of the images that one search works on: bounds memory, whatever the number of images
 LARGEST_CHUNK = 512
 
@@ -189,8 +188,9 @@ def chunk_size(x: Tensor) -> int:
 def fill(x: Tensor) -> Tensor:
     """The rows of x, and copies of the first up to a multiple of `ROWS`.
 
-    With fewer rows matrix products sum in another order, and an image alone would get other last bits, after many steps
-    another adversarial image, than in a batch.
+    With fewer (seen: than 4) matrix products sum in another order, and an image alone would get other last bits, after
+    many steps another adversarial image, than in a batch. And each new number of rows costs the convolutions' library
+    some megabytes, which it keeps.
     """
     missing = -len(x) % ROWS
     return torch.cat((x, x[:1].detach().expand(missing, *x.shape[1:]))) if missing else x

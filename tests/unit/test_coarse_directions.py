@@ -17,7 +17,7 @@ from steelman.models.v_one import VOne
 from steelman.surrogates import Repaired
 from steelman.threats import L2, Linf
 
-HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+HAS_BFLOAT16 = engine._multiplies_bfloat16()
 
 
 def seeded(seed: int = 0) -> torch.Generator:
