@@ -14,6 +14,8 @@ from steelman.attacks.fmn import FMN
 from steelman.attacks.pgd import PGD
 from steelman.attacks.square import Square
 from steelman.certify import Certifier, certify
+from steelman.certify._bounded import Bounded
+from steelman.certify.branch_and_bound import BranchAndBound
 from steelman.certify.crown import CROWN
 from steelman.certify.interval import Interval
 from steelman.data import Data
@@ -24,7 +26,7 @@ from steelman.spec import parse
 from steelman.threats import L0, L1, L2, Ball, Linf
 from steelman.types import Images, Labels, Mask
 
-CERTIFIERS = [Interval(), CROWN(), CROWN(intermediate="linear")]
+CERTIFIERS: list[Bounded] = [Interval(), CROWN(), CROWN(intermediate="linear"), BranchAndBound(branches=40)]
 ATTACKS: list[Attack] = [FGSM(), PGD(steps=5, loss="margin"), APGD(steps=6), FMN(steps=10), Square(queries=20)]
 RADII: dict[type[Ball], tuple[float, ...]] = {Linf: (0.002, 0.01, 0.03), L2: (0.01, 0.05, 0.2), L1: (0.03, 0.1, 0.5)}
 
@@ -70,11 +72,13 @@ def test_certified_and_broken_is_impossible(norm, model, images):
 
 def test_linear_bounds_prove_what_intervals_prove_and_more(model, images):
     x, y = images
-    interval, crown, full = (certifier.margins(model, x, y, Linf(0.1)) for certifier in CERTIFIERS)
+    interval, crown, full, branched = (certifier.margins(model, x, y, Linf(0.1)) for certifier in CERTIFIERS)
     assert (crown >= interval).all()
     assert (full >= interval).all()
     assert crown.mean() > interval.mean() + 0.1
     assert full.mean() > crown.mean()
+    assert (branched >= crown).all()
+    assert (branched > 0).sum() >= (full > 0).sum()
 
 
 def test_a_wrong_image_is_never_certified(model, images):

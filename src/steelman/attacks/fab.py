@@ -111,7 +111,7 @@ class FAB(Nearest):
         points = torch.cat((x, clean))
         gaps = torch.cat([gap + (normal * (point - seen)).flatten(1).sum(1) for point in (x, clean)])
         change = onto_hyperplane(threat, points, normal.repeat(2, 1, 1, 1), gaps)
-        length = threat.distance(change, torch.zeros_like(change)).clamp_min(1e-8)
+        length = threat.length(change).clamp_min(1e-8)
         own, original = length.chunk(2)
         alpha = (own / (own + original)).clamp_max(self.alpha_max).view(-1, 1, 1, 1)
         here, there = (points + self.eta * change).chunk(2)
@@ -239,7 +239,7 @@ def _random_start(problem: Problem, distance: PerExample) -> Images:
         noise.uniform_(-1, 1, generator=problem.generator)
     else:
         noise.normal_(generator=problem.generator)
-    length = threat.distance(noise, torch.zeros_like(noise)).clamp_min(torch.finfo(noise.dtype).tiny)
+    length = threat.length(noise).clamp_min(torch.finfo(noise.dtype).tiny)
     radius = distance.clamp_max(threat.reach(clean)) / 2
     x = clean + (radius / length).view(-1, 1, 1, 1) * noise
     return x.clamp(0, 1) if threat.clip else x

@@ -364,16 +364,17 @@ class Problem:
         hit = broken(logits, y, target)
         lead = margin(logits, y, target)
         self.margin[rows] = lead
-        allowed = self.threat.contains(candidate, x)
+        change = candidate - x
+        distance = self.threat.length(change)
+        allowed = self.threat.allows(candidate, distance)
         score = torch.where(allowed & ~lead.isnan(), lead, -math.inf)
-        moved = not_zero(candidate - x) / x[0].numel()
+        moved = not_zero(change) / x[0].numel()
         self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
         self.rejected[rows] += ~allowed
         self.forwards[rows] += 1
         better = allowed & (hit | (score > self.score[rows]))
         self.score[rows] = torch.maximum(self.score[rows], score)
         if self.closest:
-            distance = self.threat.distance(candidate, x)
             better = allowed & hit & ~(self.distance[rows] <= distance)
             self.distance[rows] = torch.where(better, distance, self.distance[rows])
         self.success[rows] |= hit & allowed

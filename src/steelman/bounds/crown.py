@@ -49,31 +49,53 @@ def linear_margins(model: nn.Module, x: Images, y: Labels, threat: Ball, *, refi
 
 
 def _margins(graph: Graph, x: Images, y: Labels, threat: Ball, *, refine: bool) -> PerExample:
-    relaxed = _relaxed(graph, box_around(x.detach(), threat), refine=refine)
+    relaxed, _ = enclosed(graph, box_around(x.detach(), threat), refine=refine)
     last = relaxed.slack[len(graph.steps)]
     if last.ndim != 2 or last.shape[1] < 2:
         raise Unknown("an output that is not one vector of logits an image, two or more")
     unit = torch.eye(last.shape[1], dtype=torch.float64, device=x.device)
     rows = unit[y][:, None] - unit
     bound = relaxed.lower(len(graph.steps), rows).scatter(1, y[:, None], math.inf).amin(1)
-    rounded = torch.where(bound.isnan(), -math.inf, bound).to(x.dtype)
+    return rounded_down(torch.where(bound.isnan(), -math.inf, bound), x.dtype)
+
+
+def rounded_down(bound: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest number of that precision that is not above."""
+    rounded = bound.to(dtype)
     return torch.where(rounded > bound, torch.nextafter(rounded, torch.full_like(rounded, -math.inf)), rounded)
 
 
-def _relaxed(graph: Graph, box: Box, *, refine: bool) -> Relaxed:
-    """The network about the box, step by step, each step's input within its interval, or closer bounds of its own."""
+def enclosed(graph: Graph, box: Box, *, refine: bool) -> tuple[Relaxed, dict[int, Ends]]:
+    """The network about the box, step by step, each step's input within its interval, or closer bounds of its own.
+
+    Second, where each step's values lie. In L-inf first steps that change every pixel by itself, such as a threshold,
+    need no lines: what they make of the box is a box.
+    """
     known = _Recorder(graph, box).ends
     backs: dict[int, Back] = {}
-    slack = {0: _DOUBLE * _size(known[0])}
-    relaxed = Relaxed(graph.steps, backs, slack, known[0], box.ball)
+    start = _elementwise(graph) if box.ball is None else 0
+    slack = {start: _DOUBLE * _size(known[start])}
+    relaxed = Relaxed(graph.steps, backs, slack, known[start], box.ball, start)
     for place, step in enumerate(graph.steps, 1):
         first = step.inputs[0]
-        if refine and first and isinstance(step.kind, Clamp | MaxPool):
+        if refine and first > start and isinstance(step.kind, Clamp | MaxPool):
             known[first] = _refined(relaxed, first, known[first], step.kind)
         weights = _weights(step)
         backs[place] = back(step.kind, known[first], weights)
-        slack[place] = _rounding(step, [known[one] for one in step.inputs], known[place], weights, box) + TINY
-    return relaxed
+        if place > start:
+            slack[place] = _rounding(step, [known[one] for one in step.inputs], known[place], weights, box) + TINY
+    return relaxed, known
+
+
+def _elementwise(graph: Graph) -> int:
+    """The last of the first steps that each change the values of the one before by themselves, and are alone to."""
+    start = 0
+    for place, step in enumerate(graph.steps, 1):
+        alone = sum(place - 1 in other.inputs for other in graph.steps) == 1
+        if step.inputs != (place - 1,) or not alone or not isinstance(step.kind, Clamp | Scale):
+            break
+        start = place
+    return start
 
 
 def _weights(step: Step) -> tuple[Tensor, Tensor | None] | None:

@@ -67,6 +67,9 @@ class Clamp:
         return F.relu(x) if (self.low, self.high) == (0.0, torch.inf) else x.clamp(self.low, self.high)
 
 
+RELU = Clamp(0.0, torch.inf)
+
+
 @dataclass(frozen=True)
 class MaxPool:
     """The largest value of each window."""
@@ -161,6 +164,28 @@ def trace(model: nn.Module) -> Graph:
     return Graph(module, tuple(steps))
 
 
+def run_from(graph: Graph, start: int, value: Tensor) -> Tensor:
+    """What the network makes of a value of the step `start`, on which every later step must depend."""
+    values = {start: value}
+    for place, step in enumerate(graph.steps[start:], start + 1):
+        first, last = values[step.inputs[0]], values[step.inputs[-1]]
+        match step.kind:
+            case Product():
+                values[place] = step.kind.apply(first, step.kind.module.weight, step.kind.module.bias)
+            case Norm() | Dropout():
+                values[place] = step.kind.module(first)
+            case Scale():
+                scale, shift = (constant.to(first) for constant in step.kind.constants())
+                values[place] = first * scale + shift
+            case Sum():
+                values[place] = first + step.kind.sign * last
+            case Mean():
+                values[place] = step.kind.function(first)
+            case Clamp() | MaxPool():
+                values[place] = step.kind(first)
+    return values[len(graph.steps)]
+
+
 class _Tracer(fx.Tracer):
     """Torch's tracer, which gives symbols to functions that may be checked for tensors: ours are called unchecked."""
 
@@ -220,7 +245,7 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
         raise Unknown(_place(node, name))
     match name:
         case "relu":
-            return Clamp(0.0, torch.inf)
+            return RELU
         case "clamp" | "hardtanh":
             return _clamp(node, *rest, **options)
         case "flatten" if rest == [1] and not options:
@@ -246,7 +271,7 @@ def _of_module(node: fx.Node, module: nn.Module) -> Kind:
         case nn.BatchNorm1d() | nn.BatchNorm2d() if module.track_running_stats and module.affine:
             return Norm(module)
         case nn.ReLU():
-            return Clamp(0.0, torch.inf)
+            return RELU
         case nn.Hardtanh():
             return Clamp(module.min_val, module.max_val)
         case nn.MaxPool2d() if not module.return_indices:

@@ -34,13 +34,18 @@ class Ends:
 
 @dataclass(frozen=True, eq=False)
 class Relaxed:
-    """A network about some images: each step's inputs and its linear bounds; `slack` is what rounding may add to it."""
+    """A network about some images: each step's inputs and its linear bounds; `slack` is what rounding may add to it.
+
+    `image` is where the walk back ends: the image's pixels at step 0, or what they become at a later `start` that every
+    way through the network passes.
+    """
 
     steps: Sequence[Step]
     backs: Mapping[int, Back]
     slack: Mapping[int, Tensor]
     image: Ends
     ball: Round | None = None
+    start: int = 0
 
     def lower(self, place: int, rows: Tensor) -> Constants:
         """Lower bounds, over all allowed images, of linear functions of a step's output."""
@@ -52,7 +57,7 @@ class Relaxed:
             rows = waiting.pop(current)
             if current in self.slack:
                 total = total - _times(rows.abs(), self.slack[current])
-            if current == 0:
+            if current == self.start:
                 return total + self._at_image(rows)
             parts, rest = self.backs[current](rows)
             total = total + rest

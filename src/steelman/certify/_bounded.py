@@ -61,15 +61,16 @@ def in_parts(
     y: Labels,
     progress: Progress,
     bound: Callable[[Images, Labels], PerExample],
+    size: int | None = None,
 ) -> PerExample:
-    """The bounds of all images, computed in micro-batches with the model guarded.
+    """The bounds of all images, computed in micro-batches, or so many at a time, with the model guarded.
 
     Raises:
         UsageError: a layer or a threat that the certifier does not know.
     """
     found = x.new_zeros(len(x))
     with guarded(model):
-        size = micro_batch(model, x) if len(x) else 1
+        size = size or (micro_batch(model, x) if len(x) else 1)
         for start in range(0, len(x), size):
             part = slice(start, start + size)
             try:

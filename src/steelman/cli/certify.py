@@ -17,7 +17,9 @@ def certify(
     run: Annotated[str | None, Parameter(help="The run directory, unless --model is given.")] = None,
     /,
     *,
-    certifier: Annotated[str, Parameter(help="Such as Interval(), CROWN() or Smoothing(sigma=0.5).")] = "Interval()",
+    certifier: Annotated[
+        str, Parameter(help="Such as Interval(), CROWN(), BranchAndBound() or Smoothing(sigma=0.5).")
+    ] = "Interval()",
     threat: ThreatOption = None,
     radii: Annotated[
         str | None, Parameter(help="Such as 0.5,1,1.5, or how many up to the threat's eps; that alone without it.")

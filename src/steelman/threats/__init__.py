@@ -50,7 +50,11 @@ class Ball(Threat):
 
     def contains(self, x_adv: Images, x: Images, tolerance: float = TOLERANCE) -> Mask:
         """Whether each candidate is within eps and, if clipped, in the pixel range; NaN is outside."""
-        inside = self.distance(x_adv, x) <= self.eps + tolerance * max(1.0, self.eps, self.terms(x))
+        return self.allows(x_adv, self.distance(x_adv, x), tolerance)
+
+    def allows(self, x_adv: Images, distance: PerExample, tolerance: float = TOLERANCE) -> Mask:
+        """The same of candidates whose distance is known."""
+        inside = distance <= self.eps + tolerance * max(1.0, self.eps, self.terms(x_adv))
         if self.clip:
             flat = x_adv.flatten(1)  # each end by itself: torch's aminmax takes five times as long
             inside &= (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
@@ -68,6 +72,10 @@ class Ball(Threat):
 
     def distance(self, x_adv: Images, x: Images) -> PerExample:
         """The norm of x_adv - x."""
+        return self.length(x_adv - x)
+
+    def length(self, change: Tensor) -> PerExample:
+        """The norm of each change."""
         raise NotImplementedError
 
     def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
@@ -113,8 +121,8 @@ def as_ball(threat: Threat) -> Ball:
 class Linf(Ball):
     """No pixel changes by more than eps (Goodfellow et al. 2015, arXiv:1412.6572)."""
 
-    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
-        return (x_adv - x).flatten(1).abs().amax(1)
+    def length(self, change: Tensor) -> PerExample:  # noqa: D102
+        return change.flatten(1).abs().amax(1)
 
     def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:  # noqa: D102
         if radius is None:
@@ -142,8 +150,8 @@ class Linf(Ball):
 class L2(Ball):
     """The Euclidean length of the change is at most eps (Szegedy et al. 2014, arXiv:1312.6199)."""
 
-    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
-        return torch.linalg.vector_norm((x_adv - x).flatten(1), dim=1)
+    def length(self, change: Tensor) -> PerExample:  # noqa: D102
+        return torch.linalg.vector_norm(change.flatten(1), dim=1)
 
     def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
         """The nearest image of ball and pixel range together, which is clip(x + t (x_adv - x)) for one t in [0, 1].
@@ -181,8 +189,8 @@ class L2(Ball):
 class L1(Ball):
     """The sum of all changes is at most eps (Chen et al. 2018, EAD, arXiv:1709.04114)."""
 
-    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
-        return (x_adv - x).flatten(1).abs().sum(1)
+    def length(self, change: Tensor) -> PerExample:  # noqa: D102
+        return change.flatten(1).abs().sum(1)
 
     def terms(self, x: Images) -> float:
         """Half a float's last digit, 3e-8 below 1, for every pixel."""
@@ -253,8 +261,8 @@ class L0(Ball):
                 "Write L0 without clip=False, or choose L1."
             )
 
-    def distance(self, x_adv: Images, x: Images) -> PerExample:  # noqa: D102
-        return (x_adv != x).flatten(1).sum(1).to(x.dtype)
+    def length(self, change: Tensor) -> PerExample:  # noqa: D102
+        return (change != 0).flatten(1).sum(1).to(change.dtype)
 
     def project(self, x_adv: Images, x: Images, radius: PerExample | None = None) -> Images:
         """Keep the changes, cut to the pixel range, that bring the image nearest to x_adv; undo the others."""
