@@ -131,7 +131,7 @@ def coarse_pays(model: nn.Module, x: Tensor) -> bool:
     The processor must multiply bfloat16, the model be float32 throughout, made of torch's own layers, and have enough
     to multiply: other layers may compute what bfloat16 is too coarse for.
     """
-    if _precise or x.is_cuda or x.dtype != torch.float32 or not _multiplies_bfloat16() or not len(x):
+    if _precise or x.is_cuda or x.dtype != torch.float32 or not multiplies_bfloat16() or not len(x):
         return False
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return False
@@ -143,7 +143,8 @@ def coarse_pays(model: nn.Module, x: Tensor) -> bool:
 
 
 @functools.cache
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; others imitate it, slowly."""
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 

@@ -230,7 +230,7 @@ class _Loop:
             group["lr"] = self.lr
         x, y = shifted(self.train.pixels(index), recipe.shift, state.generator), self.train.targets(index)
         objective = self.guard.after(state.rollbacks) if self.guard else recipe.objective
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.in_bfloat16(x.device)):
             loss = objective(self.learning, x, y, progress=done / self.total, generator=state.generator)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from steelman.defences import Objective
 from steelman.defences.standard import Standard
+from steelman.engine import multiplies_bfloat16
 from steelman.errors import UsageError
 from steelman.models import Architecture
 from steelman.schedules import Schedule
@@ -27,7 +30,8 @@ class Recipe(Spec):
         drop_last: leave out the images that fill no whole batch, other ones in each epoch.
         clip_gradient: the largest L2 norm of the whole gradient.
         precision: in what convolutions and linear layers multiply while training. "bfloat16" is faster where the
-            processor multiplies it (AVX-512 BF16, AMX, GPUs); weights, steps and all that is measured stay float32.
+            processor multiplies it (AVX-512 BF16, AMX, GPUs), slower elsewhere; "auto" takes it where it is faster.
+            Weights, steps and all that is measured stay float32.
         frozen: how many leading blocks stay as they are, their BatchNorm in eval mode (see steelman.models.cuts).
         shift: each image is moved by up to so many pixels each way, at random and anew in every epoch, black behind it.
 
@@ -50,7 +54,7 @@ class Recipe(Spec):
     fresh_optimizer: bool = False
     drop_last: bool = False
     clip_gradient: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     frozen: int = 0
     shift: int = 0
 
@@ -59,7 +63,7 @@ class Recipe(Spec):
         _choice("optimizer", self.optimizer, ("adam", "adamw", "sgd", "rmsprop"))
         _choice("schedule", self.schedule, ("constant", "step", "one-cycle", "cosine"))
         _choice("keep", self.keep, ("best", "last"))
-        _choice("precision", self.precision, ("float32", "bfloat16"))
+        _choice("precision", self.precision, ("float32", "bfloat16", "auto"))
         self._require("lr", "a positive number such as 1e-3", holds=0 < self.lr < math.inf)
         self._require("epochs", "1 or more", holds=self.epochs >= 1)
         self._require("batch_size", "1 or more", holds=self.batch_size >= 1)
@@ -75,6 +79,11 @@ class Recipe(Spec):
             raise UsageError(
                 f"momentum={self.momentum} was given for {self.optimizer}. Expected optimizer='sgd' with it."
             )
+
+    def in_bfloat16(self, device: torch.device) -> bool:
+        """Whether products in training are computed in bfloat16 on this device."""
+        faster = torch.cuda.is_bf16_supported() if device.type == "cuda" else multiplies_bfloat16()
+        return self.precision == "bfloat16" or (self.precision == "auto" and faster)
 
     def _require(self, name: str, expected: str, *, holds: bool) -> None:
         if not holds:

@@ -37,7 +37,7 @@ _INTERVALS = Recipe(
     schedule="one-cycle",
     clip_gradient=10.0,
     keep="last",
-    precision="bfloat16",
+    precision="auto",
 )
 _FOR_INTERVALS = FastCNN(batch_norm=True, threshold="fixed", weights="intervals", hidden=200)
 

@@ -17,7 +17,7 @@ from steelman.models.v_one import VOne
 from steelman.surrogates import Repaired
 from steelman.threats import L2, Linf
 
-HAS_BFLOAT16 = engine._multiplies_bfloat16()
+HAS_BFLOAT16 = engine.multiplies_bfloat16()
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -118,7 +118,7 @@ def test_every_success_is_one_in_float32_and_the_gradient_is_near_its_own():
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that multiplies bfloat16."""
-    monkeypatch.setattr(engine, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: True)
 
 
 @pytest.mark.usefixtures("able")
@@ -148,5 +148,5 @@ def test_it_is_not_used_where_float32_is_asked_for_or_something_else_is_computed
 
 
 def test_it_is_not_used_on_a_processor_that_would_have_to_imitate_it(monkeypatch):
-    monkeypatch.setattr(engine, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: False)
     assert not coarse_pays(small_cnn(), torch.rand(2, 1, 28, 28))

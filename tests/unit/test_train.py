@@ -115,7 +115,7 @@ def unchecked():
         ("optimizer", "lion", "Possible: adam, adamw, sgd, rmsprop"),
         ("schedule", "linear", "Possible: constant, step, one-cycle, cosine"),
         ("keep", "all", "Possible: best, last"),
-        ("precision", "float16", "Possible: float32, bfloat16"),
+        ("precision", "float16", "Possible: float32, bfloat16, auto"),
         ("lr", 0.0, "a positive number"),
         ("lr", math.nan, "a positive number"),
         ("lr", math.inf, "a positive number"),
@@ -209,6 +209,17 @@ def test_bfloat16_multiplies_coarsely_and_steps_and_measures_in_float32():
     assert not torch.equal(model[1].weight, exact[1].weight)
     right = model(parts.val.pixels()).argmax(1) == parts.val.labels
     assert history.column("val_accuracy")[-1] == pytest.approx(float(right.float().mean()))
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it(multiplies, monkeypatch):
+    monkeypatch.setattr("steelman.recipe.multiplies_bfloat16", lambda: multiplies)
+    recipe = Recipe(optimizer="sgd", lr=0.5, epochs=2, batch_size=24, keep="last", precision="auto")
+    found, expected = linear(), linear()
+    fit(found, splits(), recipe, generator=seeded())
+    same = dataclasses.replace(recipe, precision="bfloat16" if multiplies else "float32")
+    fit(expected, splits(), same, generator=seeded())
+    assert torch.equal(found[1].weight, expected[1].weight)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

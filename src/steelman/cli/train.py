@@ -26,8 +26,8 @@ class Changes:
     optimizer: Annotated[Literal["adam", "adamw", "sgd", "rmsprop"] | None, Parameter(help="Of the weights.")] = None
     schedule: Annotated[Schedule | None, Parameter(help="Of the learning rate.")] = None
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        Parameter(help="Of products in training; bfloat16 is faster where the processor multiplies it."),
+        Literal["float32", "bfloat16", "auto"] | None,
+        Parameter(help="Of products in training; auto takes bfloat16 where the processor multiplies it."),
     ] = None
     patience: Annotated[int | None, Parameter(help="Stop after so many epochs without a better one on val.")] = None
 
