@@ -26,7 +26,7 @@ from steelman.spec import parse
 from steelman.threats import L0, L1, L2, Ball, Linf
 from steelman.types import Images, Labels, Mask
 
-CERTIFIERS: list[Bounded] = [Interval(), CROWN(), CROWN(intermediate="linear"), BranchAndBound(branches=40)]
+CERTIFIERS: list[Bounded] = [Interval(), CROWN(), CROWN(intermediate="linear"), BranchAndBound(branches=9)]
 ATTACKS: list[Attack] = [FGSM(), PGD(steps=5, loss="margin"), APGD(steps=6), FMN(steps=10), Square(queries=20)]
 RADII: dict[type[Ball], tuple[float, ...]] = {Linf: (0.002, 0.01, 0.03), L2: (0.01, 0.05, 0.2), L1: (0.03, 0.1, 0.5)}
 
