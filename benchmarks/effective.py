@@ -21,8 +21,8 @@ STEPS, EPS, STEP = 40, 0.3, 0.01
 CHEAPEST_FIRST: tuple[Attack, ...] = (
     PGD(steps=3, loss="margin", random_start=False),
     PGD(steps=10, loss="margin", random_start=False),
-    Reliable(rounds=0, queries=0, audit=0),
-    Reliable(rounds=2, queries=0, audit=0),
+    Reliable(rounds=0, polish=0, queries=0, audit=0),
+    Reliable(rounds=2, polish=0, queries=0, audit=0),
     PGD(steps=STEPS, step_size=STEP / EPS),
 )
 

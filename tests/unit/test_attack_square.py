@@ -211,6 +211,24 @@ def test_on_a_linear_model_nothing_beyond_the_radius_is_broken(norm, order):
     assert success.any()
 
 
+@THREATS
+def test_a_warm_search_begins_at_the_best_image_known_and_never_falls_below_it(threat):
+    """On a linear model, from its steepest step: above what the same search finds cold."""
+    model, x = linear(3, 0), grey(20, 0)
+    y, scores = model(x).argmax(1), {}
+    for warm in (False, True):
+        problem = Problem(model, x, y, threat.at(threat.eps / 50), generator=seeded(), batch=20)
+        best = problem.threat.project(problem.threat.ascend(x, problem.value_and_grad(x, "margin")[1], threat.eps), x)
+        problem.value(best, "margin")
+        before = problem.score.clone()
+        if not warm:
+            problem = Problem(model, x, y, problem.threat, generator=seeded(), batch=20)
+        Square(queries=3, p_init=0.1, rescale=True, warm=warm).search(problem)
+        scores[warm] = problem.score
+        assert not warm or (problem.score >= before).all()
+    assert (scores[True] > scores[False]).all()
+
+
 def test_a_radius_without_limit_reaches_the_ends_of_the_range():
     one = walk(Linf(math.inf))
     assert set(one.x.unique().tolist()) == {0.0, 1.0}

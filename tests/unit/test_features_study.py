@@ -39,7 +39,7 @@ from steelman.threats.groups import Groups
 from steelman.train import load_run
 
 TINY = Features(architecture=BlindCNN(), num=60)
-SHORT = Reliable(steps=5, rounds=1, queries=0, audit=0)
+SHORT = Reliable(steps=5, rounds=1, polish=0, queries=0, audit=0)
 SCALE = Scale(1, 1, 1, 60, 40, 6, 60, 1, 1, 6, 20, SHORT)
 QUESTIONS = (FeaturesLines, FeaturesSynthesis, FeaturesBlind, FeaturesReadable)
 

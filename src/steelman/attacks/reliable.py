@@ -26,10 +26,9 @@ WIDTH = 1.5  # of the ball from whose shell the wide climbs start
 FIRST = 1 / 4  # the share of the held images that APGD's first two runs search; every two runs half as many,
 FEWEST = 1 / 16  # down to this share
 FEW = 2  # and this number, where that is more
-Run: TypeAlias = tuple[LossName | None, bool]  # what APGD climbs, or None for a long climb from outside; by surrogates?
+Run: TypeAlias = tuple[LossName, bool]  # what APGD climbs; by surrogates?
 CYCLE: tuple[Run, ...] = (("cross_entropy", True), ("margin", False), ("margin", True), ("cross_entropy", False))
-LATER: tuple[Run, ...] = ((None, False), ("cross_entropy", False), (None, True), ("margin", False))
-PATIENCE = 12  # runs in a row that may break nothing before they end
+WINDOWS = 0.1  # share of the image that the random search's first windows cover
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
@@ -45,13 +44,14 @@ class Reliable(Attack):
     2. The half that held by the smallest margins: a climb of three times the steps, from half as far again outside the
        ball and through finite surrogates for the derivatives (`steelman.surrogates`): gradients masked near the image
        lead astray from inside only, those that are missing lead nowhere.
-    3. Up to `rounds` runs of ten times the steps, until twelve in a row break nothing: APGD on cross-entropy and
-       margin, by surrogates and plain, and from the ninth on every second a climb from outside the ball; for the
-       quarter of what held by the smallest margins twice, the eighth twice, and from then on the sixteenth. Each run
-       starts elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
-    4. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
+    3. `rounds` runs of APGD of ten times the steps, on cross-entropy and margin in turn, by surrogates and plain: for
+       the quarter of what held by the smallest margins twice, the eighth twice, and from then on the sixteenth. Each
+       run starts elsewhere and breaks others; what breaks at all is among these few (docs/log.md).
+    4. Random search by windows (Square) from the best image found so far: a third of `polish` queries for the eighth,
+       then all of them for the sixteenth. It goes on where gradients end, and breaks more than as many runs again.
+    5. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
-    5. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
+    6. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
 
     How much an image gets depends on the others of its chunk of up to 512. `Found.audited` tells which images were
     attacked in full: of n audited images of which none broke, at most a share of 1 - 0.05^(1/n) of the others does
@@ -62,7 +62,8 @@ class Reliable(Attack):
     """
 
     steps: int = 10
-    rounds: int = 48
+    rounds: int = 8
+    polish: int = 3000
     queries: int = 300
     audit: int = 20
 
@@ -71,7 +72,7 @@ class Reliable(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or min(self.rounds, self.queries, self.audit) < 0:
+        if self.steps < 1 or min(self.rounds, self.polish, self.queries, self.audit) < 0:
             raise UsageError(f"{self!r}: expected at least one step, and no negative numbers.")
 
     def strays(self, threat: Ball) -> bool:
@@ -83,19 +84,15 @@ class Reliable(Attack):
         climb(problem, self.steps)
         with problem.part(likeliest(problem, 0.5), model=repaired) as part:
             climb(part, 3 * self.steps, width=WIDTH)
-        idle = 0
         for number in range(self.rounds):
-            if idle == PATIENCE or problem.success.all():
-                break
-            broken = int(problem.success.sum())
-            loss, surrogates = run_of(number)
+            loss, surrogates = CYCLE[number % len(CYCLE)]
             model = repaired if surrogates else problem.model
             with problem.part(likeliest(problem, share_of(number)), model=model) as part:
-                if loss is None:
-                    climb(part, 10 * self.steps, width=WIDTH)
-                else:
-                    APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
-            idle = 0 if int(problem.success.sum()) > broken else idle + 1
+                APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
+        for share, queries in ((2 * FEWEST, self.polish // 3), (FEWEST, self.polish)):
+            if queries:
+                with problem.part(likeliest(problem, share)) as part:
+                    Square(queries=queries, p_init=WINDOWS, rescale=True, warm=True).search(part)
         if self._masked(problem):
             with problem.part() as rest:
                 FULL.search(rest)
@@ -148,7 +145,9 @@ class Reliable(Attack):
         shares = [share_of(number) for number in range(self.rounds)]
         climbs = self.steps + DIVERSIFYING_STEPS + (3 * self.steps + DIVERSIFYING_STEPS) / 2
         mean = round(climbs + 10 * self.steps * sum(shares))
-        return f"up to {mean} gradients; AutoAttack for {self.audit} images, for all where gradients are masked"
+        forwards = round(self.polish * FEWEST * (1 + 2 / 3))
+        full = f"AutoAttack for {self.audit} images, for all where gradients are masked"
+        return f"up to {mean} gradients, {forwards} forwards; {full}"
 
 
 def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
@@ -163,11 +162,6 @@ def certified(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Mask:
                 break
             proven[rows] = margins > 0
     return proven
-
-
-def run_of(number: int) -> Run:
-    """What the run of that number does: two cycles of APGD, then the later ones in turn."""
-    return (2 * CYCLE)[number] if number < 2 * len(CYCLE) else LATER[(number - 2 * len(CYCLE)) % len(LATER)]
 
 
 def share_of(number: int) -> float:

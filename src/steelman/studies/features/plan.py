@@ -51,10 +51,10 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(4, 4, 1, 500, 150, 16, 120, 6, 10, 12, 60, Reliable(rounds=2, queries=60, audit=0)),
+    "smoke": Scale(4, 4, 1, 500, 150, 16, 120, 6, 10, 12, 60, Reliable(rounds=2, polish=60, queries=60, audit=0)),
     "quick": Scale(
         *(4, 4, 1, 6_000, 1_000, 32, 2_000, 3, 12, 12, 300),
-        reliable=Reliable(rounds=2, queries=60, audit=0),
+        reliable=Reliable(rounds=2, polish=60, queries=60, audit=0),
         mislabelling=PGD(steps=7),
     ),
     "full": Scale(6, 3, 3, None, None, 1_000, None, 8, 20, 128, 2_000),
