@@ -12,7 +12,7 @@ from steelman.certify import Certifier, certify
 from steelman.data import Data
 from steelman.evaluate import Outcome, accuracy, strike
 from steelman.page import Check
-from steelman.progress import Progress, silent
+from steelman.progress import Progress, Stages, silent
 from steelman.stats import Share
 from steelman.threats import Ball
 from steelman.types import Mask
@@ -74,14 +74,15 @@ def bracketed(
         threat: around each image.
         radii: where to certify besides.
         generator: the source of the attack's random choices.
-        progress: told in images.
+        progress: told in shares of proving, attacking and each further radius.
         options: as `strike` takes them.
 
     Raises:
         UsageError: a layer or a threat that the certifier does not know; whatever `strike` refuses.
     """
+    stages = Stages(progress, 2 + len(radii))
     right = accuracy(model, data).cpu()
-    certified = certify(model, data, certifier, threat, progress=progress) & right
+    certified = certify(model, data, certifier, threat, progress=stages.stage("proving")) & right
     outcome = strike(
         model,
         data,
@@ -89,14 +90,15 @@ def bracketed(
         threat,
         proven=certified.to(data.labels.device),
         generator=generator,
-        progress=progress,
+        progress=stages.stage("attacking the rest"),
         **options,
     )
     rows = certified.nonzero().squeeze(1)[:SAMPLE]
     alarm = strike(model, data.take(rows.to(data.labels.device)), ALARM, threat) if len(rows) else None
     over_eps = []
     for eps in radii:
-        mask = certified if eps == threat.eps else certify(model, data, certifier, threat.at(eps), progress=progress)
+        stage = stages.stage(f"proving at {eps:g}")
+        mask = certified if eps == threat.eps else certify(model, data, certifier, threat.at(eps), progress=stage)
         over_eps.append((eps, Share.of(mask & right)))
     violated = 0 if alarm is None else int(alarm.broken.sum())
     return outcome, Bracket(certifier, certified, len(rows), violated, tuple(over_eps))

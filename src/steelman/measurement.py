@@ -217,7 +217,7 @@ def _measured(prepared: Prepared, subject: Subject, progress: Progress) -> Measu
     target = torch.full_like(data.labels, spec.target) if isinstance(spec.target, int) else spec.target
     options: dict[str, Any] = {"target": target, "progress": _saying(progress, words)}
     if spec.certifier is not None:
-        options |= {"radii": spec.curve, "generator": _generator(prepared)}
+        options |= {"radii": spec.curve, "generator": _generator(prepared), "progress": progress}
         outcome, bracket = bracketed(subject.model, data, spec.certifier, spec.attack, threat, **options)
     elif spec.shield is None:
         outcome = strike(subject.model, data, spec.attack, threat, generator=_generator(prepared), **options)

@@ -60,6 +60,16 @@ def test_what_is_proven_costs_no_query(data):
     assert plain.forwards[bracket.certified].all()
 
 
+def test_proving_is_not_taken_for_the_whole(data):
+    """Half of the progress is proving, the other half the attack."""
+    told: list[tuple[float, str]] = []
+    options = {"progress": lambda done, total, words: told.append((done / total, words.split(":")[0]))}
+    bracketed(MODEL, data, Interval(), PGD(steps=2), Linf(EPS), **options)
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
+    assert max(share for share, words in told if words == "proving") == 0.5
+    assert told[-1] == (1.0, "attacking the rest")
+
+
 def test_a_proof_that_an_attack_breaks_rings_the_alarm(data):
     class Credulous(Certifier):
         def __call__(self, model, x, y, threat, **_):
