@@ -163,8 +163,9 @@ class _Branching:
         least, looked = parts.bound.amin(), 1
         if least > 0 or branches == 1 or not (self._losses(parts) > 0).any():
             return least
-        gains = self._gains(target, parts)
+        gains, done = self._gains(target, parts), least.new_full((), math.inf)
         while looked < branches and len(left := (parts.bound <= 0).nonzero().squeeze(1)):
+            done = torch.where(parts.bound > 0, parts.bound, math.inf).amin().minimum(done)
             order = left[parts.bound[left].argsort()]
             worst, others = parts.only(order[:AT_ONCE]), parts.only(order[AT_ONCE:])
             losses = self._losses(worst)
@@ -172,7 +173,7 @@ class _Branching:
                 break
             halves = self._ascended(target, self._halves(worst, losses, gains), PART_STEPS)
             parts, looked = halves.and_these(others), looked + len(halves.bound)
-            least = parts.bound.amin()
+            least = parts.bound.amin().minimum(done)
         return least
 
     def _whole(self) -> _Parts:
