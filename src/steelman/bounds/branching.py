@@ -17,6 +17,7 @@ from steelman.bounds.box import Box
 from steelman.bounds.crown import enclosed, rounded_down
 from steelman.bounds.graph import RELU, Graph, MaxPool, run_from, trace
 from steelman.bounds.linear import Back, Ends, back
+from steelman.engine import generator_for
 from steelman.threats import Ball, Linf
 from steelman.types import Images, Labels, PerExample
 
@@ -66,7 +67,7 @@ def _falls(graph: Graph, start: int, ends: Ends, image: Images, label: int, thre
 
     In a box it begins behind the first steps that keep it one, so that a threshold hides nothing from it.
     """
-    generator = torch.Generator(device=image.device).manual_seed(0)
+    generator = generator_for(image)
     low, high = ends.low.to(image), ends.high.to(image)
     image = image.expand(STARTS, *image.shape[1:])
     if isinstance(threat, Linf):

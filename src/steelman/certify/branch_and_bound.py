@@ -5,15 +5,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from steelman.bounds import margins_of_boxes
 from steelman.bounds.branching import branched_margins
-from steelman.bounds.crown import linear_margins
-from steelman.bounds.graph import SUPPORTED
 from steelman.certify._bounded import Bounded, in_parts
+from steelman.certify.crown import CROWN
 from steelman.errors import UsageError
 from steelman.progress import Progress, silent
 from steelman.threats import Ball
 from steelman.types import Images, Labels, PerExample
+
+_AT_ONCE = CROWN()  # before anything is halved
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +43,7 @@ class BranchAndBound(Bounded):
     def margins(  # noqa: D102
         self, model: nn.Module, x: Images, y: Labels, threat: Ball, *, progress: Progress = silent
     ) -> PerExample:
-        margins = in_parts(self, model, x, y, silent, lambda x, y: self.bound(model, x, y, threat))
+        margins = super().margins(model, x, y, threat)
         rest = (margins <= 0).nonzero().squeeze(1)
         settled = len(x) - len(rest)
 
@@ -60,12 +60,8 @@ class BranchAndBound(Bounded):
         return margins
 
     def bound(self, model: nn.Module, x: Images, y: Labels, threat: Ball) -> PerExample:
-        """What intervals and lines about them prove at once."""
-        margins = margins_of_boxes(model, x, y, threat)
-        rest = (margins <= 0).nonzero().squeeze(1)
-        if len(rest):
-            margins[rest] = margins[rest].maximum(linear_margins(model, x[rest], y[rest], threat))
-        return margins
+        """What `CROWN` proves at once."""
+        return _AT_ONCE.bound(model, x, y, threat)
 
     def supported(self) -> str:  # noqa: D102
-        return f"{SUPPORTED}; threats Linf, L2 and L1; float32 or better"
+        return _AT_ONCE.supported()
