@@ -95,6 +95,27 @@ def test_without_a_range_the_change_is_the_gap_over_the_dual_norm(norm):
 
 @NORMS
 @pytest.mark.parametrize("clip", [True, False])
+def test_a_normal_of_zero_gives_no_change_whatever_the_gap(norm, clip):
+    x, normal, gap = (value.float() for value in hyperplanes(5, 0.5))
+    normal[2] = 0
+    change = onto_hyperplane(norm(1.0, clip), x, normal, torch.full_like(gap, -3.0))
+    assert change.isfinite().all()
+    assert not change[2].any()
+    assert change[:2].any()
+
+
+@NORMS
+@pytest.mark.parametrize("clip", [True, False])
+def test_several_points_of_one_normal_are_each_projected_as_on_their_own(norm, clip):
+    x, normal, gap = hyperplanes(8, 0.5)
+    points, gaps = torch.stack((x, x.flip(0))), torch.stack((gap, -0.3 * gap))
+    together = onto_hyperplane(norm(1.0, clip), points, normal, gaps)
+    for point, own, change in zip(points, gaps, together, strict=True):
+        torch.testing.assert_close(change, onto_hyperplane(norm(1.0, clip), point, normal, own))
+
+
+@NORMS
+@pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30, math.nan])
 def test_normals_of_any_size_give_finite_changes(norm, clip, scale):
     x, normal, gap = (value.float() for value in hyperplanes(5, 0.5))

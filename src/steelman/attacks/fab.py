@@ -108,14 +108,13 @@ class FAB(Nearest):
     def _step(self, problem: Problem, seen: Images, x: Images, gap: PerExample, normal: Images) -> Images:
         """The next iterate from x, with the boundary gap + normal . (z - seen) = 0."""
         clean, threat = problem.x, problem.threat
-        points = torch.cat((x, clean))
-        gaps = torch.cat([gap + (normal * (point - seen)).flatten(1).sum(1) for point in (x, clean)])
-        change = onto_hyperplane(threat, points, normal.repeat(2, 1, 1, 1), gaps)
-        length = threat.length(change).clamp_min(1e-8)
-        own, original = length.chunk(2)
+        points = torch.stack((x, clean))
+        gaps = gap + torch.linalg.vecdot(normal.flatten(1), (points - seen).flatten(2))
+        change = onto_hyperplane(threat, points, normal, gaps)
+        own, original = (threat.length(one).clamp_min(1e-8) for one in change)
         alpha = (own / (own + original)).clamp_max(self.alpha_max).view(-1, 1, 1, 1)
-        here, there = (points + self.eta * change).chunk(2)
-        mixed = (1 - alpha) * here + alpha * there
+        here, there = points.add_(change, alpha=self.eta)
+        mixed = torch.lerp(here, there, alpha)
         return mixed.clamp(0, 1) if threat.clip else mixed
 
     def _search_line(self, problem: Problem, nearest: "_Nearest", clean: PerExample) -> None:
@@ -160,25 +159,26 @@ class _Nearest:
         self.x[rows], self.distance[rows], self.margin[rows] = x[rows], distance[rows], self.problem.margin[rows]
 
 
-def onto_hyperplane(threat: Ball, x: Images, normal: Images, gap: PerExample) -> Images:
+def onto_hyperplane(threat: Ball, x: Tensor, normal: Images, gap: Tensor) -> Tensor:
     """The smallest change d, in the threat's norm, with gap + normal . d = 0 and x + d in the pixel range.
 
-    Where the range does not reach the hyperplane, d goes as far towards it as it can. Without a range (clip=False)
-    nothing limits d. A normal of 0 gives no change. Section 3.1; solved exactly.
+    x may hold several points (..., b, c, h, w) for each normal, gap then is (..., b). Where the range does not reach
+    the hyperplane, d goes as far towards it as it can. Without a range (clip=False) nothing limits d. A normal of 0
+    gives no change. Section 3.1; solved exactly.
     """
-    flat, slope = x.flatten(1), normal.flatten(1).nan_to_num(0)
+    flat, slope = x.flatten(-3), normal.flatten(1).nan_to_num(0)
     largest = slope.abs().amax(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
     size = slope.abs() / largest
     distance = (gap.nan_to_num(0).abs() / largest.squeeze(1)).clamp_max(torch.finfo(slope.dtype).max)
-    sign = -slope.sign() * torch.where(gap < 0, -1.0, 1.0).to(slope.dtype)[:, None]
+    sign = slope.sign() * torch.where(gap < 0, 1.0, -1.0).to(slope.dtype)[..., None]
     if threat.clip:
-        room = torch.where(sign > 0, 1 - flat, flat).clamp_min(0) * (size > 0)
+        room = (sign.clamp_min(0) - sign * flat).clamp_min_(0).mul_(size.sign())  # upwards 1 - x, downwards x
     else:
-        room = torch.where(size > 0, math.inf, 0.0)
+        room = torch.where(size > 0, math.inf, 0.0).expand_as(sign)
     if isinstance(threat, L1):
         moved = _fill(size, room, distance)
     else:
-        moved = _spread(size, (size > 0).to(size.dtype) if isinstance(threat, Linf) else size, room, distance)
+        moved = _spread(size, size.sign() if isinstance(threat, Linf) else size, room, distance)
     return (sign * moved).view_as(x)
 
 
@@ -186,36 +186,38 @@ def _spread(size: Tensor, pace: Tensor, room: Tensor, distance: Tensor) -> Tenso
     """min(t pace, room) with the least t >= 0 at which size . min(t pace, room) = distance, row by row.
 
     The sum is concave and piecewise linear in t: Newton's method from the left needs no more rounds than there are
-    values that reach their limit, and each row stops by itself.
+    values that reach their limit, and each row stops by itself. Written without masks, which torch computes slowly.
     """
-    tiny = torch.finfo(size.dtype).tiny
-    free = (size * pace).sum(1)
-    time = distance / free.clamp_min(tiny)
-    growing = free > 0
-    while True:
-        at_limit = time[:, None] * pace >= room
-        spent = torch.where(at_limit, size * room, 0).sum(1)
-        free = torch.where(at_limit, 0, size * pace).sum(1)
-        reached = ((distance - spent).clamp_min(0) / free.clamp_min(tiny)).clamp_max(torch.finfo(size.dtype).max)
-        growing = growing & (reached > time * (1 + 1e-6)) & ~at_limit.all(1)
-        if not growing.any():
-            return torch.minimum(time[:, None] * pace, room)
+    largest, tiny = torch.finfo(size.dtype).max, torch.finfo(size.dtype).tiny
+    rate, gain = size * pace, size * room
+    free = rate.sum(1).expand_as(distance)
+    time = (distance / free.clamp_min(tiny)).clamp_max(largest)
+    growing = (free > 0) & gain.sum(-1).isfinite()  # without a pixel range nothing reaches a limit
+    while growing.any():
+        moves = (room - time[..., None] * pace).sign_().clamp_min_(0)  # 1 where the limit is not reached, else 0
+        free = torch.linalg.vecdot(moves, rate)
+        spent = torch.linalg.vecdot(1 - moves, gain)
+        reached = ((distance - spent).clamp_min(0) / free.clamp_min(tiny)).clamp_max(largest)
+        growing &= (reached > time * (1 + 1e-6)) & (free > 0)
         time = torch.where(growing, reached, time)
+    return torch.minimum(time[..., None] * pace, room)
 
 
 def _fill(size: Tensor, room: Tensor, distance: Tensor) -> Tensor:
     """Spend on the values of largest size first, each up to its room, until size . d = distance, row by row."""
     ordered, order = size.sort(dim=1, descending=True, stable=True)
-    gain = (ordered * room.gather(1, order)).nan_to_num(0)
-    before = gain.cumsum(1) - gain if bool(gain.isfinite().all()) else _before(gain)
-    missing = (distance[:, None] - before).clamp_min(0)
-    spent = torch.minimum(missing / ordered.clamp_min(torch.finfo(size.dtype).tiny), room.gather(1, order))
-    return torch.zeros_like(size).scatter_(1, order, spent)
+    order = order.expand_as(room)
+    limit = room.gather(-1, order)
+    gain = (ordered * limit).nan_to_num(0)
+    before = gain.cumsum(-1) - gain if bool(gain.isfinite().all()) else _before(gain)
+    missing = (distance[..., None] - before).clamp_min(0)
+    spent = torch.minimum(missing / ordered.clamp_min(torch.finfo(size.dtype).tiny), limit)
+    return torch.zeros_like(spent).scatter_(-1, order, spent)
 
 
 def _before(gain: Tensor) -> Tensor:
     """The sum of all gains further left, some of them infinite."""
-    return torch.nn.functional.pad(gain.cumsum(1)[:, :-1], (1, 0))
+    return torch.nn.functional.pad(gain.cumsum(-1)[..., :-1], (1, 0))
 
 
 def _boundary(problem: Problem, x: Images, toward: Tensor | None) -> tuple[PerExample, Images]:
