@@ -161,7 +161,7 @@ class L2(Ball):
         """
         change = (x_adv - x).flatten(1)
         flat = x.flatten(1)
-        room = torch.where(change > 0, 1 - flat, flat).clamp_min(0) if self.clip else change.abs()
+        room = _room(change, flat) if self.clip else change.abs()
         eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
         scale = _radius_scale(change.abs(), room, eps, clip=self.clip)
         moved = x + (change * scale[:, None]).view_as(x)
@@ -202,7 +202,7 @@ class L1(Ball):
         It changes pixel i by min(max(|d_i| - t, 0), room_i) for the one t >= 0 at which the changes sum to eps.
         """
         change, flat = (x_adv - x).flatten(1), x.flatten(1)
-        room = torch.where(change > 0, 1 - flat, flat).clamp_min(0) if self.clip else change.abs()
+        room = _room(change, flat) if self.clip else change.abs()
         eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
         size = _shrunk(change.abs(), room, eps)
         moved = x + (change.sign() * size).view_as(x)
@@ -217,8 +217,7 @@ class L1(Ball):
             return x_adv + _column(size, grad) * self.steepest(grad)
         slope, flat = grad.flatten(1).nan_to_num(0), x_adv.flatten(1)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        room = torch.where(slope > 0, 1 - flat, flat).clamp_min(0) * (slope != 0)
-        room = room.gather(1, order)
+        room = _room(slope, flat).gather(1, order)
         before = room.cumsum(1) - room
         budget = torch.as_tensor(size, dtype=flat.dtype, device=flat.device).view(-1, 1)
         spent = torch.minimum(room, (budget - before).clamp_min(0))
@@ -305,24 +304,35 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor | float:
     return value.to(like.dtype).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
 
 
+def _room(change: Tensor, flat: Tensor) -> Tensor:
+    """How far each value can go in the direction of its change until the pixel range ends; 0 where there is none."""
+    sign = change.sign()
+    return (sign.clamp_min(0) - sign * flat).clamp_min_(0)
+
+
 def _shrunk(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """min(max(size - t, 0), room) with the least t >= 0 at which each row sums to at most eps.
 
-    The sum falls piecewise linearly in t, with corners at `size` (a value wakes) and `size - room` (it is at its
-    limit); the sorted corners tell between which two it passes eps.
+    The sum falls piecewise linearly in t. Newton's method between two bounds, halved every eighth time, finds the
+    piece in which it passes eps in a fraction of the time that sorting all corners takes; each row stops by itself.
     """
     cut = torch.minimum(size, room)
     outside = cut.sum(1) > eps
     if not outside.any():
         return cut
-    corners, order = torch.cat((size, size - room), dim=1).sort(dim=1, descending=True)
-    slopes = torch.cat((torch.ones_like(size), -torch.ones_like(size)), dim=1).gather(1, order).cumsum(1)
-    gaps = (corners[:, :-1] - corners[:, 1:]) * slopes[:, :-1]
-    sums = torch.cat((torch.zeros_like(eps)[:, None], gaps.cumsum(1)), dim=1)  # of the changes, at each corner
-    last = (sums <= eps[:, None]).sum(1, keepdim=True).clamp_min(1) - 1  # the corner before the sum passes eps
-    at, slope, total = (values.gather(1, last).squeeze(1) for values in (corners, slopes, sums))
-    threshold = (at - (eps - total) / slope.clamp_min(1)).clamp_min(0)
-    shrunk = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
+    t, low, high = torch.zeros_like(eps), torch.zeros_like(eps), size.amax(1)
+    digit, rounds, searching = torch.finfo(eps.dtype).eps, 0, outside
+    while searching.any():
+        left = (size - t[:, None]).clamp_min_(0)
+        excess = torch.minimum(left, room).sum(1) - eps
+        falling = torch.linalg.vecdot((room - left).sign_().clamp_min_(0), left.sign_())  # values on their way
+        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
+        step, rounds = excess / falling, rounds + 1
+        guess = torch.where((t + step > low) & (t + step < high) & bool(rounds % 8), t + step, (low + high) / 2)
+        close = (excess.abs() <= 8 * digit * eps) | (step.abs() <= digit * t)
+        searching = searching & ~close & (guess > low) & (guess < high)
+        t = torch.where(searching, guess, t)
+    shrunk = torch.minimum((size - t[:, None]).clamp_min_(0), room)
     excess = shrunk.sum(1) / eps.clamp_min(torch.finfo(eps.dtype).tiny)  # rounding, where changes are far above eps
     return torch.where(outside[:, None], shrunk / excess.clamp_min(1)[:, None], cut)
 
@@ -343,10 +353,10 @@ def _radius_scale(size: Tensor, room: Tensor, eps: Tensor, *, clip: bool) -> Ten
     if not outside.any():
         return torch.ones_like(length)
     scale = eps / torch.linalg.vector_norm(size, dim=1).clamp_min(torch.finfo(size.dtype).tiny)
+    squares, limits = size.square(), room.square()
     while clip:  # scale only grows, and with it the set of pixels at their limit: as many rounds as there are pixels
-        at_limit = scale[:, None] * size >= room
-        spent = torch.where(at_limit, room, 0).square().sum(1)
-        free = torch.where(at_limit, 0, size).square().sum(1)
+        moves = (room - scale[:, None] * size).sign_().clamp_min_(0)  # 1 where the limit is not reached; masks are slow
+        spent, free = torch.linalg.vecdot(1 - moves, limits), torch.linalg.vecdot(moves, squares)
         better = ((eps**2 - spent).clamp_min(0) / free.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
         better = torch.maximum(scale, torch.where(free > 0, better, scale))
         growing = outside & (better > scale * (1 + 1e-6))
