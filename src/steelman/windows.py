@@ -11,10 +11,10 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from steelman.bounds.box import Unknown
-from steelman.bounds.graph import Clamp, Graph, MaxPool, Norm, Product, Step, trace
+from steelman.bounds.graph import Clamp, MaxPool, Norm, Product, after, trace
 from steelman.engine import fill
 from steelman.types import Images, Logits, Mask
 
@@ -168,7 +168,7 @@ def _cut(model: nn.Module, x: Images, side: int) -> Cut | None:
         field, stride = field + (sees[0] - 1) * stride, stride * sees[1]
         if isinstance(step.kind, Product):
             work += value.numel() * step.kind.module.weight[0].numel()
-        rest = _behind(graph, step)
+        rest = after(graph, place)
         if rest is None or value.dtype != torch.float32:
             break
         parts = Cut(head, rest, stride, field, before, (value.shape[1], value.shape[2], value.shape[3]))
@@ -213,18 +213,3 @@ def _function(kind: object) -> Callable[[Tensor], Tensor]:
         return kind
     assert isinstance(kind, Product | Norm)
     return kind.module
-
-
-def _behind(graph: Graph, step: Step) -> nn.Module | None:
-    """The network from a step's output on; None where that asks for more, such as the image's size."""
-    rest = fx.Graph()
-    copies = {step.node: rest.placeholder("values")}
-    reached = False
-    try:
-        for node in graph.module.graph.nodes:
-            if node.op == "get_attr" or reached:
-                copies[node] = rest.node_copy(node, copies.__getitem__)
-            reached |= node is step.node
-    except KeyError:
-        return None
-    return fx.GraphModule(graph.module, rest)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from steelman.bounds import branching, interval_margins
 from steelman.bounds.branching import branched_margins
 from steelman.bounds.crown import linear_margins
-from steelman.bounds.graph import run_from, trace
+from steelman.bounds.graph import after, trace
 from steelman.certify.branch_and_bound import BranchAndBound
 from steelman.certify.crown import CROWN
 from steelman.errors import UsageError
@@ -24,8 +24,8 @@ def net(seed: int, *, sizes: tuple[int, ...] = (3, 4, 3, 2)) -> nn.Sequential:
     """Linear layers and ReLUs with normal weights, in float64."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in itertools.pairwise(sizes):
-        linear = nn.Linear(before, after).double()
+    for width, height in itertools.pairwise(sizes):
+        linear = nn.Linear(width, height).double()
         with torch.no_grad():
             linear.weight.normal_(generator=generator)
             linear.bias.normal_(generator=generator)
@@ -149,7 +149,7 @@ def test_an_image_that_breaks_is_given_up_at_once(monkeypatch: pytest.MonkeyPatc
     assert float(branched_margins(model, x, y, Linf(0.5), branches=10)) == -math.inf
 
 
-def test_a_run_from_a_later_step_is_the_network_itself():
+def test_the_network_after_a_step_goes_on_as_the_whole_does():
     class Mixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -161,8 +161,10 @@ def test_a_run_from_a_later_step_is_the_network_itself():
             return self.last(nn.functional.dropout(self.pool(x) - self.pool(x.clamp(0, 1)), 0.5, False).flatten(1))
 
     model, x = Mixed().eval(), torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(run_from(trace(model), 0, x), model(x))
-    torch.testing.assert_close(run_from(trace(model), 2, (x - 0.5) * 2), model(x))
+    for place, value in ((0, x), (2, (x - 0.5) * 2)):
+        rest = after(trace(model), place)
+        assert rest is not None
+        torch.testing.assert_close(rest(value), model(x))
 
 
 def test_the_certifier_takes_the_best_of_all_bounds_and_tells_how_far_it_is():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from steelman.bounds import box_around, check_still
 from steelman.bounds.box import Box
 from steelman.bounds.crown import enclosed, rounded_down
-from steelman.bounds.graph import RELU, Graph, MaxPool, run_from, trace
+from steelman.bounds.graph import RELU, Graph, MaxPool, after, trace
 from steelman.bounds.linear import Back, Ends, back
 from steelman.engine import generator_for
 from steelman.threats import Ball, Linf
@@ -51,21 +51,24 @@ def branched_margins(model: nn.Module, x: Images, y: Labels, threat: Ball, *, br
     check_still(model)
     graph = trace(model)
     found = x.new_zeros(len(x))
+    rest: nn.Module | None = None
     with torch.no_grad():
         for row, (image, label) in enumerate(zip(x.detach(), y.tolist(), strict=True)):
             box = box_around(image[None], threat)
             relaxed, known = enclosed(graph, box, refine=False)
-            if _falls(graph, relaxed.start, known[relaxed.start], image[None], label, threat):
+            rest = after(graph, relaxed.start) if rest is None else rest
+            if rest is not None and _falls(rest, known[relaxed.start], image[None], label, threat):
                 found[row] = -math.inf
             else:
                 found[row] = rounded_down(_Branching(graph, box).margin(label, branches), x.dtype)
     return found
 
 
-def _falls(graph: Graph, start: int, ends: Ends, image: Images, label: int, threat: Ball) -> bool:
+def _falls(rest: nn.Module, ends: Ends, image: Images, label: int, threat: Ball) -> bool:
     """Whether a projected descent from random points finds one that is given another label.
 
-    In a box it begins behind the first steps that keep it one, so that a threshold hides nothing from it.
+    In a box it begins behind the first steps that keep it one, so that a threshold hides nothing from it: `rest` is the
+    network from there on, and `ends` the box.
     """
     generator = generator_for(image)
     low, high = ends.low.to(image), ends.high.to(image)
@@ -74,10 +77,10 @@ def _falls(graph: Graph, start: int, ends: Ends, image: Images, label: int, thre
         share = torch.rand((STARTS, *low.shape[1:]), generator=generator, device=low.device)
         value = torch.lerp(low, high, share.to(low))
     else:
-        start, value = 0, threat.sample(image, generator)
+        value = threat.sample(image, generator)
     for step in range(DESCENT):
         with torch.enable_grad():
-            logits = run_from(graph, start, value.requires_grad_())
+            logits = rest(value.requires_grad_())
             others = logits.index_fill(1, torch.tensor([label], device=logits.device), -math.inf).amax(1)
             margins = logits[:, label] - others
             total = margins.sum()

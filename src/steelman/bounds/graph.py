@@ -164,26 +164,19 @@ def trace(model: nn.Module) -> Graph:
     return Graph(module, tuple(steps))
 
 
-def run_from(graph: Graph, start: int, value: Tensor) -> Tensor:
-    """What the network makes of a value of the step `start`, on which every later step must depend."""
-    values = {start: value}
-    for place, step in enumerate(graph.steps[start:], start + 1):
-        first, last = values[step.inputs[0]], values[step.inputs[-1]]
-        match step.kind:
-            case Product():
-                values[place] = step.kind.apply(first, step.kind.module.weight, step.kind.module.bias)
-            case Norm() | Dropout():
-                values[place] = step.kind.module(first)
-            case Scale():
-                scale, shift = (constant.to(first) for constant in step.kind.constants())
-                values[place] = first * scale + shift
-            case Sum():
-                values[place] = first + step.kind.sign * last
-            case Mean():
-                values[place] = step.kind.function(first)
-            case Clamp() | MaxPool():
-                values[place] = step.kind(first)
-    return values[len(graph.steps)]
+def after(graph: Graph, place: int) -> nn.Module | None:
+    """The network from the output of a step on, 0 being the image; None where it asks for more, such as a size."""
+    start, rest = graph.steps[place - 1].node if place else graph.image, fx.Graph()
+    copies = {start: rest.placeholder("value")}
+    reached = False
+    try:
+        for node in graph.module.graph.nodes:
+            if node.op == "get_attr" or reached:
+                copies[node] = rest.node_copy(node, copies.__getitem__)
+            reached |= node is start
+    except KeyError:
+        return None
+    return fx.GraphModule(graph.module, rest)
 
 
 class _Tracer(fx.Tracer):
