@@ -17,7 +17,7 @@ SMALL: dict[str, dict[str, object]] = {
     "FAB": {"steps": 6},
     "Square": {"queries": 40},
     "AutoAttack": {"steps": 4, "queries": 20},
-    "Reliable": {"steps": 3, "rounds": 1, "queries": 5, "audit": 0},
+    "Reliable": {"steps": 3, "rounds": 1, "polish": 9, "queries": 5, "audit": 0},
     # minimal norm
     "DeepFool": {},
     "CarliniWagner": {"steps": 8, "searches": 2, "start_steps": 5},

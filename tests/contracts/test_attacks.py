@@ -62,7 +62,18 @@ def draws(attack: Attack) -> bool:
 
 def shortest(attack: Attack) -> Attack:
     """The attack with no more than two of all that it can be told to repeat."""
-    repeats = {"steps", "start_steps", "searches", "restarts", "rounds", "queries", "samples", "tries", "removals"}
+    repeats = {
+        "steps",
+        "start_steps",
+        "searches",
+        "restarts",
+        "rounds",
+        "polish",
+        "queries",
+        "samples",
+        "tries",
+        "removals",
+    }
     given = {name: getattr(attack, name) for name in repeats & {field.name for field in dataclasses.fields(attack)}}
     return dataclasses.replace(attack, **{name: min(value, 2) for name, value in given.items()})
 
