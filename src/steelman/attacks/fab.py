@@ -11,7 +11,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.multi_targeted import runs
 from steelman.errors import UsageError
 from steelman.losses import difference
-from steelman.threats import L1, Ball, Linf
+from steelman.threats import L1, Ball, Linf, room_towards
 from steelman.types import Images, Mask, PerExample
 
 GRADIENT_FLOATS = 2**25  # gradients of all classes held at a time: bounds the memory of the untargeted search
@@ -172,7 +172,7 @@ def onto_hyperplane(threat: Ball, x: Tensor, normal: Images, gap: Tensor) -> Ten
     distance = (gap.nan_to_num(0).abs() / largest.squeeze(1)).clamp_max(torch.finfo(slope.dtype).max)
     sign = slope.sign() * torch.where(gap < 0, 1.0, -1.0).to(slope.dtype)[..., None]
     if threat.clip:
-        room = (sign.clamp_min(0) - sign * flat).clamp_min_(0).mul_(size.sign())  # upwards 1 - x, downwards x
+        room = room_towards(sign * size.sign(), flat)
     else:
         room = torch.where(size > 0, math.inf, 0.0).expand_as(sign)
     if isinstance(threat, L1):

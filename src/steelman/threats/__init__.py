@@ -161,7 +161,7 @@ class L2(Ball):
         """
         change = (x_adv - x).flatten(1)
         flat = x.flatten(1)
-        room = _room(change, flat) if self.clip else change.abs()
+        room = room_towards(change, flat) if self.clip else change.abs()
         eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
         scale = _radius_scale(change.abs(), room, eps, clip=self.clip)
         moved = x + (change * scale[:, None]).view_as(x)
@@ -202,7 +202,7 @@ class L1(Ball):
         It changes pixel i by min(max(|d_i| - t, 0), room_i) for the one t >= 0 at which the changes sum to eps.
         """
         change, flat = (x_adv - x).flatten(1), x.flatten(1)
-        room = _room(change, flat) if self.clip else change.abs()
+        room = room_towards(change, flat) if self.clip else change.abs()
         eps = torch.full_like(change[:, 0], self.eps) if radius is None else radius
         size = _shrunk(change.abs(), room, eps)
         moved = x + (change.sign() * size).view_as(x)
@@ -217,7 +217,7 @@ class L1(Ball):
             return x_adv + _column(size, grad) * self.steepest(grad)
         slope, flat = grad.flatten(1).nan_to_num(0), x_adv.flatten(1)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)
-        room = _room(slope, flat).gather(1, order)
+        room = room_towards(slope, flat).gather(1, order)
         before = room.cumsum(1) - room
         budget = torch.as_tensor(size, dtype=flat.dtype, device=flat.device).view(-1, 1)
         spent = torch.minimum(room, (budget - before).clamp_min(0))
@@ -304,10 +304,13 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor | float:
     return value.to(like.dtype).view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.ndim else value
 
 
-def _room(change: Tensor, flat: Tensor) -> Tensor:
-    """How far each value can go in the direction of its change until the pixel range ends; 0 where there is none."""
+def room_towards(change: Tensor, x: Tensor) -> Tensor:
+    """How far each pixel can go in the direction of its change until the pixel range ends; 0 where there is none.
+
+    Written without masks, which torch computes slowly.
+    """
     sign = change.sign()
-    return (sign.clamp_min(0) - sign * flat).clamp_min_(0)
+    return (sign.clamp_min(0) - sign * x).clamp_min_(0)
 
 
 def _shrunk(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
