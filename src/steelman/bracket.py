@@ -1,9 +1,10 @@
-"""The bracket: certified <= true <= attacked. What is proven is not attacked; a sample of it is, as an alarm."""
+"""The bracket: certified <= true <= attacked. What is proven at once is not attacked; a sample is, as an alarm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Generator, nn
 
 from steelman.attacks import Attack
@@ -64,7 +65,9 @@ def bracketed(
     progress: Progress = silent,
     **options: Any,
 ) -> tuple[Outcome, Bracket]:
-    """Certify first and attack the rest; the outcome counts what is certified as held and costs it no query.
+    """Prove what a quick proof can, attack the rest, and let a slow certifier look at what holds.
+
+    The outcome counts what is proven before the attack as held and costs it no query.
 
     Args:
         model: from pixels in [0, 1] to logits.
@@ -72,17 +75,19 @@ def bracketed(
         certifier: the proof; of the model itself, not of a smoothed one.
         attack: what the rest is attacked with.
         threat: around each image.
-        radii: where to certify besides.
+        radii: where to certify besides. What is proven at a radius is so at smaller ones, and what stays open or broken
+            is not looked at again at larger ones.
         generator: the source of the attack's random choices.
-        progress: told in shares of proving, attacking and each further radius.
+        progress: told in shares of proving, attacking, proving what holds and each further radius.
         options: as `strike` takes them.
 
     Raises:
         UsageError: a layer or a threat that the certifier does not know; whatever `strike` refuses.
     """
-    stages = Stages(progress, 2 + len(radii))
+    slow = certifier.quick != certifier
+    stages = Stages(progress, 2 + slow + len(radii))
     right = accuracy(model, data).cpu()
-    certified = certify(model, data, certifier, threat, progress=stages.stage("proving")) & right
+    certified = certify(model, data, certifier.quick, threat, progress=stages.stage("proving")) & right
     outcome = strike(
         model,
         data,
@@ -93,12 +98,29 @@ def bracketed(
         progress=stages.stage("attacking the rest"),
         **options,
     )
+    if slow:
+        certified = _more(model, data, certifier, threat, certified, right & ~outcome.broken.cpu(), stages)
     rows = certified.nonzero().squeeze(1)[:SAMPLE]
     alarm = strike(model, data.take(rows.to(data.labels.device)), ALARM, threat) if len(rows) else None
-    over_eps = []
-    for eps in radii:
-        stage = stages.stage(f"proving at {eps:g}")
-        mask = certified if eps == threat.eps else certify(model, data, certifier, threat.at(eps), progress=stage)
-        over_eps.append((eps, Share.of(mask & right)))
+    over_eps, possible = {}, right
+    for eps in sorted(radii):
+        if eps == threat.eps:
+            possible = certified
+        else:
+            known = certified if eps < threat.eps else torch.zeros_like(right)
+            fallen = outcome.broken & (outcome.distance <= eps)
+            possible = _more(model, data, certifier, threat.at(eps), known, possible & ~fallen.cpu(), stages)
+        over_eps[eps] = Share.of(possible)
     violated = 0 if alarm is None else int(alarm.broken.sum())
-    return outcome, Bracket(certifier, certified, len(rows), violated, tuple(over_eps))
+    return outcome, Bracket(certifier, certified, len(rows), violated, tuple((eps, over_eps[eps]) for eps in radii))
+
+
+def _more(
+    model: nn.Module, data: Data, certifier: Certifier, threat: Ball, known: Mask, possible: Mask, stages: Stages
+) -> Mask:
+    """The images known to be proven, and those that a certifier proves of the possible ones."""
+    stage, proven = stages.stage(f"proving at {threat.eps:g}"), known.clone()
+    rows = (possible & ~known).nonzero().squeeze(1)
+    if len(rows):
+        proven[rows] = certify(model, data.take(rows.to(data.labels.device)), certifier, threat, progress=stage)
+    return proven

@@ -1,5 +1,7 @@
 """The bracket: certified <= true <= attacked, on classifiers for which the truth is known."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,8 @@ from torch import nn
 from steelman.attacks.pgd import PGD
 from steelman.bracket import bracketed
 from steelman.certify import Certifier
+from steelman.certify.branch_and_bound import BranchAndBound
+from steelman.certify.crown import CROWN
 from steelman.certify.interval import Interval
 from steelman.data import Data
 from steelman.errors import UsageError
@@ -58,6 +62,53 @@ def test_what_is_proven_costs_no_query(data):
     plain = strike(MODEL, data, PGD(steps=10), Linf(EPS))
     assert torch.equal(plain.broken, outcome.broken)
     assert plain.forwards[bracket.certified].all()
+
+
+class Watched(Certifier):
+    """Intervals, slow in name; it remembers how many images it was asked about, and half of it is quick."""
+
+    asked: ClassVar[list[tuple[float, int]]] = []
+
+    @property
+    def quick(self):
+        return Half()
+
+    def __call__(self, model, x, y, threat, **_):
+        self.asked.append((threat.eps, len(x)))
+        return Interval()(model, x, y, threat)
+
+
+class Half(Certifier):
+    """Proves every second image of those that intervals prove."""
+
+    def __call__(self, model, x, y, threat, **_):
+        return Interval()(model, x, y, threat) & (torch.arange(len(x)) % 2 == 0)
+
+
+def test_a_slow_certifier_looks_at_what_holds_alone(data):
+    Watched.asked.clear()
+    outcome, bracket = bracketed(MODEL, data, Watched(), PGD(steps=10), Linf(EPS), radii=(0.1, 0.01, EPS))
+    quick = truth(data, EPS) & (torch.arange(len(data)) % 2 == 0)
+    assert torch.equal(outcome.proven, quick)
+    assert torch.equal(bracket.certified, truth(data, EPS))
+    fallen = outcome.broken & (outcome.distance <= 0.01)
+    expected = {
+        EPS: int((outcome.right & ~outcome.broken & ~quick).sum()),
+        0.01: int((outcome.right & ~fallen & ~bracket.certified).sum()),
+        0.1: int(bracket.certified.sum()),
+    }
+    assert dict(Watched.asked) == expected
+    assert min(expected.values()) > 0
+    assert len(Watched.asked) == 3
+    shares = [float(truth(data, eps).double().mean()) for eps in (0.1, 0.01, EPS)]
+    assert [share.value for _, share in bracket.over_eps] == shares
+
+
+def test_what_is_fast_is_its_own_quick_proof():
+    assert Interval().quick == Interval()
+    assert CROWN().quick == CROWN()
+    assert CROWN("linear").quick == CROWN()
+    assert BranchAndBound().quick == CROWN()
 
 
 def test_proving_is_not_taken_for_the_whole(data):

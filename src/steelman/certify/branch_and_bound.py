@@ -40,6 +40,11 @@ class BranchAndBound(Bounded):
         if self.branches < 1:
             raise UsageError(f"{self!r}: expected at least one branch.")
 
+    @property
+    def quick(self) -> CROWN:
+        """What is proven before anything is halved."""
+        return _AT_ONCE
+
     def margins(  # noqa: D102
         self, model: nn.Module, x: Images, y: Labels, threat: Ball, *, progress: Progress = silent
     ) -> PerExample:

@@ -21,7 +21,8 @@ def evaluate(
         str | None, Parameter(help="The curve's minimal-norm attack; else the usual of the norm.")
     ] = None,
     certifier: Annotated[
-        str | None, Parameter(help="Prove images first, such as Interval() or BranchAndBound(); the rest is attacked.")
+        str | None,
+        Parameter(help="Prove images, such as Interval() or BranchAndBound(); slow proofs are of what holds."),
     ] = None,
     shield: Annotated[
         str | None, Parameter(help="Put around every model, such as JPEG(quality=50); attacked static and adaptive.")
