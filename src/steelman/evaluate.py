@@ -226,8 +226,8 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
     try:
         return predict(model, x)
     except RuntimeError as error:
-        if "shape" in str(error) or "size" in str(error) or "channels" in str(error):
-            reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
+        if any(word in reason for word in ("shape", "size", "channels")) and not reason.startswith("view size"):
             raise PixelError(
                 f"the model does not take images of shape {tuple(x.shape[1:])} (channels, height, width): {reason}. "
                 "Give images of the shape it was trained on."

@@ -151,6 +151,44 @@ def test_the_gradient_of_a_first_layer_is_autograds_own(channels, kernel, stride
     torch.testing.assert_close(grad, right, rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_that_climbs_its_own_gradient_keeps_its_second_derivatives():
+    """Purification and other layers take a gradient in their forward: without the second ones it would be masked."""
+
+    class Climbing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = convolution(1, 3, 3, stride=2, padding=1), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x if x.requires_grad else x.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(self.inner(x).tanh().sum(), x, create_graph=True)
+            return self.outer(slope.flatten(1))
+
+    model, x = Climbing(), torch.rand(2, 1, 4, 4, generator=seeded()).requires_grad_()
+    (right,) = torch.autograd.grad(model(x).square().sum(), x)
+    assert right.abs().max() > 1e-3
+    with guarded(model):
+        assert "forward" in model.inner.__dict__
+        (grad,) = torch.autograd.grad(model(x).square().sum(), x)
+    torch.testing.assert_close(grad, right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_that_is_looked_at_as_rows_stays_as_it_is():
+    """Weight standardisation calls `weight.view(out, -1)`, which channels-last memory would refuse."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.weight.view(len(self.weight), -1)
+            rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)
+            return self._conv_forward(x, rows.view_as(self.weight), self.bias)
+
+    layer, x = Standardised(2, 3, 3), torch.rand(2, 2, 6, 6, generator=seeded())
+    expected = layer(x)
+    with guarded(layer):
+        torch.testing.assert_close(layer(x), expected)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
