@@ -253,6 +253,53 @@ def _reused(x: Tensor) -> Tensor:
     return flat.relu_() + first.flatten(1)
 
 
+def _hooked(pre: bool) -> nn.Module:
+    layer = nn.Linear(128, 2)
+    if pre:
+        layer.register_forward_pre_hook(lambda module, inputs: -inputs[0])
+    else:
+        layer.register_forward_hook(lambda module, inputs, output: -output)
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def _replaced() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 2))
+    layer, plain = model[1], model[1].forward
+    layer.forward = lambda x: -plain(x)
+    return model
+
+
+class _Negated(nn.Linear):
+    """Torch counts what calls itself one of its own modules among its layers."""
+
+    __module__ = "torch.nn.modules.linear_negated"
+
+    def forward(self, input: Tensor) -> Tensor:
+        return -super().forward(input)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [_hooked(False), _hooked(True), _replaced(), nn.Sequential(nn.Flatten(), _Negated(128, 2))],
+    ids=["hook", "pre-hook", "forward", "subclass"],
+)
+def test_a_layer_that_computes_something_else_than_its_weights_say_is_refused(model):
+    """Each of these gives -1 times its layer: bounds of the weights alone would prove the wrong labels."""
+    with pytest.raises(Unknown, match=r"layer 1 .*with hooks or a forward of its own"):
+        linear_margins(model.eval(), images(2), torch.tensor([0, 1]), Linf(0.1))
+
+
+@pytest.mark.parametrize(
+    "normalised", [nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm], ids=["weight", "spectral"]
+)
+def test_weights_that_torch_normalises_are_bounded_as_they_are(normalised):
+    model = nn.Sequential(nn.Flatten(), normalised(nn.Linear(128, 2))).eval()
+    x = images(2)
+    logits = model(x).detach()
+    margins = linear_margins(model, x, logits.argmax(1), Linf(1e-6))
+    torch.testing.assert_close(margins, (logits.amax(1) - logits.amin(1)), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize(
     ("model", "words"),

@@ -6,9 +6,11 @@ layer's box is widened by a bound of its rounding error, whatever the order of i
 """
 
 import math
+import random
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ def margins_of_boxes(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Pe
     with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
         before = _random_state(model, x)
         logits = model(box)
-        if not torch.equal(before, _random_state(model, x)):
+        if before != _random_state(model, x):
             raise Unknown("a forward that draws random numbers")
         if not isinstance(logits, Box) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
             raise Unknown("an output that is not one vector of logits an image, two or more")
@@ -121,7 +123,9 @@ def _apart(
     return bound
 
 
-def _random_state(model: nn.Module, x: Tensor) -> Tensor:
-    """The states of the generators a model on x's device may draw from, its own among them."""
+def _random_state(model: nn.Module, x: Tensor) -> tuple[object, ...]:
+    """Where the generators stand that a model on x's device may draw from: torch's, numpy's, Python's and its own."""
     states = [torch.get_rng_state(), *(one.get_state().cpu() for one in generators_of(model))]
-    return torch.cat(states + ([torch.cuda.get_rng_state(x.device)] if x.is_cuda else []))
+    states += [torch.cuda.get_rng_state(x.device)] if x.is_cuda else []
+    _, keys, place, *_ = np.random.get_state()
+    return (*(state.numpy().tobytes() for state in states), random.getstate(), np.asarray(keys).tobytes(), place)

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from steelman.bounds.box import Unknown
+from steelman.engine import computes_as_its_class
 
 SUPPORTED = (
     "convolutions and linear layers, batch normalisation, ReLU, clamp and hardtanh, max and average pooling, "
@@ -105,6 +106,11 @@ class Sum:
 
 _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
 _POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+_LAYERS = (
+    *(nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.MaxPool2d, nn.AvgPool2d),
+    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d),
+)
+_WEIGHT_SETTERS = "torch.nn.utils."  # weight and spectral normalisation, pruning
 _SIZES = ("size", "getattr", "getitem", "dim")  # how a forward asks for the number of images; no values
 
 Kind: TypeAlias = Product | Norm | Scale | Clamp | MaxPool | Mean | Dropout | Sum
@@ -256,6 +262,9 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
 
 
 def _of_module(node: fx.Node, module: nn.Module) -> Kind:
+    where = f"layer {str(node.target).partition('.')[2] or 'model'} ({type(module).__name__}"
+    if _altered(module):
+        raise Unknown(f"{where}, with hooks or a forward of its own)")
     match module:
         case nn.Conv2d() if module.padding_mode == "zeros":
             return Product(module)
@@ -276,7 +285,17 @@ def _of_module(node: fx.Node, module: nn.Module) -> Kind:
         case nn.Dropout() | nn.Dropout2d():
             return Dropout(module)
         case _:
-            raise Unknown(f"layer {str(node.target).partition('.')[2] or 'model'} ({type(module).__name__})")
+            raise Unknown(f"{where})")
+
+
+def _altered(module: nn.Module) -> bool:
+    """Whether a layer computes something else than its weights say; hooks by which torch itself sets them are none."""
+    before = [one for one in module._forward_pre_hooks.values() if not type(one).__module__.startswith(_WEIGHT_SETTERS)]
+    kind = next((one for one in _LAYERS if isinstance(module, one)), type(module))
+    methods = all(
+        getattr(type(module), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward")
+    )
+    return bool(before or module._forward_hooks) or not methods or not computes_as_its_class(module)
 
 
 def _arithmetic(name: str, node: fx.Node, constants: Mapping[fx.Node, Callable[[], Tensor]]) -> Kind:
