@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.attacks.ddn import DDN
+from steelman.attacks.fmn import FMN
 from steelman.errors import UsageError
 from steelman.threats import L2
 from tests.oracles.test_hyperplane import digits, distances, grey, linear
@@ -78,6 +79,14 @@ def test_a_model_that_is_never_wrong_leaves_the_images_as_they_are():
     assert not found.success.any()
     assert found.distance.isnan().all()
     assert torch.equal(found.x_adv, x)
+
+
+def test_a_radius_that_grows_for_hundreds_of_steps_stays_a_number():
+    """1.5^250 is beyond float32: the candidates were NaN, and the panel blamed the model's gradients for it."""
+    x = grey(3, 0)
+    for attack in (DDN(steps=250), FMN(steps=300)):
+        found = attack.run(Wall(100.0), x, torch.zeros(3, dtype=torch.int64), L2(math.inf), closest=True)
+        assert not found.health.nan.any()
 
 
 def test_what_it_costs_is_what_it_says():

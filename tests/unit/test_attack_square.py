@@ -237,6 +237,19 @@ def test_a_radius_without_limit_reaches_the_ends_of_the_range():
 # ---- wrong use
 
 
+@pytest.mark.parametrize("threat", WEAK, ids=repr)
+def test_how_images_lie_in_memory_does_not_matter(threat):
+    x = grey(8, 1).expand(-1, 2, -1, -1).contiguous()
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * (x.shape[2] - 2) * (x.shape[3] - 2), 2))
+    y, attack = model(x).argmax(1), Square(queries=30)
+    plain = attack.run(model, x, y, threat)
+    last = attack.run(model, x.contiguous(memory_format=torch.channels_last), y, threat)
+    turned = attack.run(model, x.transpose(2, 3).contiguous().transpose(2, 3), y, threat)
+    for other in (last, turned):
+        assert torch.equal(other.success, plain.success)
+        torch.testing.assert_close(other.x_adv, plain.x_adv)
+
+
 @pytest.mark.parametrize("given", ["queries=0", "restarts=0", "p_init=0.0", "p_init=1.5"])
 def test_hyperparameters_that_make_no_search_are_refused(given):
     name, value = given.split("=")

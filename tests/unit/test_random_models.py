@@ -208,6 +208,39 @@ def test_members_keep_their_own_samples():
     assert [attack.passes() for attack in (SPSA(), HopSkipJump(), VMIFGSM())] == [1, 1, 1]
 
 
+class NoisyPixels(nn.Module):
+    """A linear model of noisy pixels: the noise moves the difference of its two logits by `sd` at each draw."""
+
+    def __init__(self, sd: float) -> None:
+        super().__init__()
+        self.sd, self.generator = sd, seeded(5)
+        self.weight = torch.randn(36, generator=seeded(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rise = (x - 0.5).flatten(1) @ self.weight
+        rise = rise + self.sd * torch.randn(len(x), generator=self.generator)
+        return torch.stack((-rise / 2, rise / 2), 1)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=10, samples=8), APGD(steps=10, samples=8)], ids=lambda a: type(a).__name__
+)
+def test_a_random_model_is_not_left_on_its_boundary(attack):
+    """Its mean margin falls by eps |w|_1: four noise deviations beyond 0 no draw in 10,000 is right.
+
+    An attack that stopped at the first candidate whose mean is wrong would leave half of them.
+    """
+    model = NoisyPixels(0.5)
+    reach = float(model.weight.abs().sum())
+    x = 0.5 + 0.02 * torch.randn((40, 1, 6, 6), generator=seeded()).clamp(-3, 3)
+    y = ((x - 0.5).flatten(1) @ model.weight > 0).long()
+    eps = (float(((x - 0.5).flatten(1) @ model.weight).abs().max()) + 4 * model.sd) / reach
+    outcome = strike(model, (x, y), attack, Linf(eps), generator=seeded())
+    assert int(outcome.right.sum()) > 10
+    assert outcome.robust.value == 0.0
+    assert (outcome.margin[outcome.right] > 2 * model.sd).all()
+
+
 @pytest.mark.parametrize("make", [FGSM, PGD, APGD])
 def test_no_sample_is_refused(make):
     with pytest.raises(UsageError, match=rf"{make.__name__}\(samples=0\): expected at least one sample"):

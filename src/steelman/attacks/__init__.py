@@ -33,6 +33,7 @@ class Attack(Spec):
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
     needs: ClassVar[str] = "gradients"
+    climbs: ClassVar[bool] = True  # all the way up: its last candidate is its best
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -147,11 +148,12 @@ class Attack(Spec):
     ) -> Images:
         """The attack's own last candidate for every image, right or wrong before: what training needs.
 
-        Nothing is judged and no image is left out, so one-step attacks cost one gradient and no more.
+        Nothing is judged and no image is left out, so one-step attacks cost one gradient and no more. Of an attack of
+        several searches, or of random ones, the allowed candidate with the largest margin, after all of its budget.
         """
         x, generator = x.detach(), generator or generator_for(x)
         with guarded(model):
-            options: dict[str, Any] = {"judged": False, "samples": self.passes()}
+            options: dict[str, Any] = {"judged": not self.climbs, "finishes": False, "samples": self.passes()}
             problem = Problem(model, x, y, threat, generator=generator, batch=len(x), **options)
             self.search(problem)
         return problem.best

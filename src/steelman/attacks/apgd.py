@@ -47,6 +47,7 @@ class APGD(Attack):
     warm_up: bool = True
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+    climbs: ClassVar[bool] = False
     paper: ClassVar[str] = "Croce & Hein 2020, arXiv:2003.01690"
 
     def __post_init__(self) -> None:

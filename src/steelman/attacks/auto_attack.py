@@ -33,6 +33,7 @@ class AutoAttack(Attack):
     queries: int = 5000
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+    climbs: ClassVar[bool] = False
     paper: ClassVar[str] = "Croce & Hein 2020, arXiv:2003.01690"
 
     def __post_init__(self) -> None:

@@ -9,6 +9,8 @@ from steelman.attacks.problem import Problem
 from steelman.losses import Loss
 from steelman.types import Images, Mask, PerExample
 
+FARTHEST = 1e6  # no radius is larger, in any norm: without an end 250 steps of growth are beyond float32
+
 
 class Nearby:
     """The nearest wrong candidate that a search has evaluated, image by image, whether the threat allows it or not.
@@ -73,7 +75,8 @@ class Radius:
         self._pace = torch.where(wrong != self._before, self._pace / 2, self._pace)
         self._before = wrong
         pace = self._pace.clamp_min(gamma)
-        self.now = torch.where(wrong, torch.minimum(self.now, nearest) * (1 - pace), self.now * (1 + pace))
+        grown = (self.now * (1 + pace)).clamp_max(FARTHEST)
+        self.now = torch.where(wrong, torch.minimum(self.now, nearest) * (1 - pace), grown)
 
 
 def evaluated(problem: Problem, rows: Mask, x: Images, loss: Loss) -> tuple[PerExample, Images]:

@@ -88,6 +88,7 @@ class MultiTargeted(Attack):
     order: Order = "logits"
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
+    climbs: ClassVar[bool] = False
     paper: ClassVar[str] = "Gowal et al. 2019, arXiv:1910.09338"
 
     def __post_init__(self) -> None:

@@ -27,8 +27,8 @@ class Problem:
     """One search: images x, labels y and a threat, evaluated in micro-batches of `batch` images.
 
     Success is judged in float32 on the very candidate, and only when the threat allows it. A broken image is finished:
-    it costs no more evaluations (`closest=True` goes on and keeps the nearest success). With `judged=False` nothing is
-    judged, no image is finished, and `best` is the last candidate.
+    it costs no more evaluations (`closest=True` goes on and keeps the nearest success; `finishes=False` goes on, and
+    `best` is that of the largest margin). With `judged=False` nothing is judged and `best` is the last candidate.
 
     Every evaluation takes a candidate for each image and returns a row for each; rows of finished images are 0 and
     cost nothing. `margin` holds the margin of the candidates evaluated last: above 0 where they are wrong (or the
@@ -38,7 +38,8 @@ class Problem:
     `steelman.engine.coarse_pays`). Then values are coarse too, but what may be broken is asked again in float32.
 
     Of a random model every evaluation is the mean of `samples` passes, and it is judged on its mean logits (expectation
-    over transformation, Athalye et al. 2018, arXiv:1707.07397). A deterministic model is asked once all the same.
+    over transformation, arXiv:1707.07397); no image is finished, for one that is just wrong is so at every second draw
+    only. A deterministic model is asked once all the same.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Problem:
         target: Labels | None = None,
         closest: bool = False,
         judged: bool = True,
+        finishes: bool = True,
         samples: int = 1,
     ) -> None:
         self.model, self.x, self.y, self.threat = model, x, y.long(), threat
         self.target = None if target is None else target.long()
-        self.closest, self.judged = closest, judged
+        self.closest, self.judged, self.finishes = closest, judged, finishes
         self.generator, self.batch = generator, batch
         self.best = x.clone()
         self.active = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -218,16 +220,9 @@ class Problem:
         """
         rows = self.active.nonzero().squeeze(1) if rows is None else rows
         target = None if self.target is None else self.target[rows]
-        options: dict[str, Any] = {"closest": self.closest, "judged": self.judged, "target": target}
-        part = Problem(
-            model or self.model,
-            self.x[rows],
-            self.y[rows],
-            threat or self.threat,
-            generator=self.generator,
-            batch=self.batch,
-            **options,
-        )
+        options: dict[str, Any] = {"closest": self.closest, "judged": self.judged, "finishes": self.finishes}
+        options |= {"target": target, "generator": self.generator, "batch": self.batch}
+        part = Problem(model or self.model, self.x[rows], self.y[rows], threat or self.threat, **options)
         for name in _REMEMBERED:
             setattr(part, name, getattr(self, name)[rows])
         part._classes, part._random = self._classes, self._random
@@ -372,7 +367,7 @@ class Problem:
         self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
         self.rejected[rows] += ~allowed
         self.forwards[rows] += 1
-        better = allowed & (hit | (score > self.score[rows]))
+        better = allowed & ((hit & ~self.success[rows]) | (score > self.score[rows]))
         self.score[rows] = torch.maximum(self.score[rows], score)
         if self.closest:
             better = allowed & hit & ~(self.distance[rows] <= distance)
@@ -395,6 +390,6 @@ class Problem:
             self.health.note(rows, grad, logits)
 
     def _finish(self) -> None:
-        if self.judged and not self.closest:
+        if self.judged and self.finishes and not self.closest and self.samples == 1:
             self.active = ~self.success
             self.num_active = int(self.active.sum())

@@ -68,6 +68,7 @@ class Reliable(Attack):
     audit: int = 20
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+    climbs: ClassVar[bool] = False
     paper: ClassVar[str] = "Tashiro et al. 2020, arXiv:2003.06878; Croce & Hein 2020, arXiv:2003.01690"
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ class Square(Attack):
     warm: bool = False
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
+    climbs: ClassVar[bool] = False
     needs: ClassVar[str] = "scores"
     paper: ClassVar[str] = "Andriushchenko et al. 2020, arXiv:1912.00049"
 
@@ -115,7 +116,7 @@ class _Walk:
 
     def go_on(self, x: Images) -> None:
         """Move to a point that is known."""
-        self.x = x.clone()
+        self.x = x.clone(memory_format=torch.contiguous_format)
 
     def propose(self, share: float) -> None:
         """Move x to a random proposal."""

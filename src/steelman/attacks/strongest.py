@@ -19,6 +19,7 @@ class Strongest(Attack):
     members: tuple[Attack, ...]
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
+    climbs: ClassVar[bool] = False
     paper: ClassVar[str] = "Croce & Hein 2020, arXiv:2003.01690"
 
     def __post_init__(self) -> None:
