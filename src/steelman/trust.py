@@ -7,7 +7,7 @@ Obfuscated gradients give a false sense of security (arXiv:1802.00420).
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, nn
@@ -25,6 +25,7 @@ from steelman.losses import margin
 from steelman.page import Check, Trust
 from steelman.stats import Share, clopper_pearson, mcnemar
 from steelman.threats import L0, Ball
+from steelman.types import Logits
 
 SAMPLE = 128  # images that the probes look at
 SHORT = PGD(steps=20)
@@ -89,26 +90,30 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     """
     _check_same(few, outcome)
     threat, num = outcome.threat, len(few)
-    yield from _output_checks(model, few, outcome.attack)
+    with guarded(model):
+        first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
+    yield from _output_checks(first, again, outcome.attack)
     if threat.eps == 0 or not outcome.right[:num].any():
         return
     one_step = type(threat).__name__ in FGSM.norms
-    passes = outcome.attack.passes()  # more than one for random models only
-    climbs = (dataclasses.replace(attack, samples=passes) for attack in (SHORT, LONG))
-    short, long = (strike(model, few, attack, threat, generator=generator) for attack in climbs)
+    passes = _passes(outcome.attack)  # more than one for random models only
+    options: dict[str, Any] = {"generator": generator}
+
+    def struck(attack: Attack, images: Data = few, within: Ball = threat) -> Outcome:
+        return strike(model, images, dataclasses.replace(attack, samples=passes), within, **options)
+
+    short, long = struck(SHORT), struck(LONG)
     if one_step:
-        yield _one_step(outcome.attack, strike(model, few, FGSM(), threat, generator=generator).robust, short.robust)
+        yield _one_step(outcome.attack, struck(FGSM()).robust, short.robust)
     yield _more_steps(model, few, short, long)
-    yield _unbounded(
-        strike(model, few, LONG, threat.at(max(threat.eps, threat.largest(few.shape))), generator=generator)
-    )
-    left = ~(outcome.broken[:num] | short.broken | long.broken)
-    noise = strike(model, few, Noise(tries=20), threat, generator=generator)
-    yield _noise(int((noise.broken & left).sum()), num)
+    yield _unbounded(struck(LONG, within=threat.at(max(threat.eps, threat.largest(few.shape)))))
+    held = (long.right & ~(outcome.broken[:num] | short.broken | long.broken)).nonzero().squeeze(1)
+    chance = float((first.argmax(1) != again.argmax(1)).float().mean())  # of a random model's other answer
+    noise = struck(Noise(tries=20)).broken[held]
+    yield _noise(int(noise.sum()), len(held), chance)
     if type(threat).__name__ in SCORES.norms:
-        held = (left & long.right).nonzero().squeeze(1)
-        scores = strike(model, few.take(held), SCORES, threat, generator=generator) if len(held) else None
-        yield _scores(0 if scores is None else int(scores.broken.sum()), len(held))
+        scores = struck(SCORES, few.take(held)).broken if len(held) else noise
+        yield _scores(int(scores.sum()), len(held), chance)
     if one_step:
         yield _label_leak(model, few, outcome.attack, threat)
 
@@ -246,9 +251,7 @@ def _check_same(few: Data, outcome: Outcome) -> None:
         )
 
 
-def _output_checks(model: nn.Module, few: Data, attack: Attack) -> Iterator[Check]:
-    with guarded(model):
-        first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
+def _output_checks(first: Logits, again: Logits, attack: Attack) -> Iterator[Check]:
     probabilities = bool((first.sum(1) - 1).abs().max() < 1e-4 and first.min() >= 0)
     yield _check(
         "logits",
@@ -260,7 +263,7 @@ def _output_checks(model: nn.Module, few: Data, attack: Attack) -> Iterator[Chec
         "Return the values before the softmax.",
     )
     random, flips = not torch.equal(first, again), float((first.argmax(1) != again.argmax(1)).float().mean())
-    averaged = _averages(attack)
+    averaged = _passes(attack) > 1
     yield _check(
         "deterministic",
         "ok" if not random else "fail" if flips and not averaged else "warn",
@@ -273,9 +276,9 @@ def _output_checks(model: nn.Module, few: Data, attack: Attack) -> Iterator[Chec
     )
 
 
-def _averages(attack: Attack) -> bool:
-    """Whether the attack, or one inside it, follows the mean gradient of several draws."""
-    return any(one.needs == "gradients" and one.passes() > 1 for one in _parts(attack))
+def _passes(attack: Attack) -> int:
+    """Of how many draws of a random model the attack, or one inside it, follows the mean gradient."""
+    return max((one.passes() for one in _parts(attack) if one.needs == "gradients"), default=1)
 
 
 def _parts(attack: Attack) -> Iterator[Attack]:
@@ -303,7 +306,8 @@ def _one_step(attack: Attack, fgsm: Share, short: Share) -> Check:
 def _more_steps(model: nn.Module, few: Data, short: Outcome, long: Outcome) -> Check:
     """More steps must not find much more, and must raise the loss at all."""
     with guarded(model):
-        clean = margin(logits_of(model, few.pixels()), few.labels)
+        draws = [logits_of(model, few.pixels()) for _ in range(long.attack.passes())]
+    clean = margin(torch.stack(draws).mean(0), few.labels)
     held = long.right & ~long.broken
     stuck = float((long.margin <= clean)[held].float().mean()) if held.any() else 0.0
     weak = short.robust.value - long.robust.value > 0.02
@@ -338,28 +342,33 @@ def _unbounded(outcome: Outcome) -> Check:
     )
 
 
-def _noise(missed: int, n: int) -> Check:
+def _noise(missed: int, n: int, chance: float) -> Check:
+    mislead = missed > 0 and clopper_pearson(missed, n)[0] > chance
     return _check(
         "random noise",
-        "fail" if missed else "ok",
+        "fail" if mislead else "ok",
         f"{missed} of {n}",
         f"Random noise breaks {missed} of {n} images that the attack and {LONG!r} left: the gradients mislead."
+        if mislead
+        else f"Random noise breaks {missed} of {n} images that the gradient attacks left, no more than chance does."
         if missed
         else "Random noise breaks no image that the gradient attacks left.",
         "Use an attack that needs no gradients beside it.",
     )
 
 
-def _scores(missed: int, n: int) -> Check:
+def _scores(missed: int, n: int, chance: float) -> Check:
     """An attack without gradients must not beat those with (Carlini et al. 2019, section 4.8; Athalye et al. 2018)."""
+    beaten = missed > 0 and clopper_pearson(missed, n)[0] > chance
     return _check(
         "gradients against scores",
-        "fail" if missed else "ok",
+        "fail" if beaten else "ok",
         f"{missed} of {n}",
         f"{SCORES!r}, which needs no gradients, breaks {missed} of {n} images that the attack and {LONG!r} left: "
         "the model masks its gradients."
-        if missed
-        else f"{SCORES!r}, which needs no gradients, breaks none of the {n} images that the gradient attacks left.",
+        if beaten
+        else f"{SCORES!r}, which needs no gradients, breaks {missed or 'none'} of the {n} images that the gradient "
+        f"attacks left{', no more than chance does' if missed else ''}.",
         "Judge this model by attacks without gradients, such as Square(), and by margin losses.",
     )
 

@@ -302,6 +302,25 @@ def test_noise_drawn_at_every_call_fails_unless_the_attack_averages(honest, data
     assert "expectation over transformation" in check.remedy
 
 
+def test_an_honest_random_model_fails_no_probe_when_the_attack_averages():
+    """A linear model plus noise has exact gradients: what single draws do by chance is not held against them."""
+    generator, weight = seeded(4), torch.randn(64, generator=seeded(5))
+
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rise = (x - 0.5).flatten(1) @ weight + 0.5 * torch.randn(len(x), generator=generator)
+            return torch.stack((-rise, rise), 1)
+
+    images = torch.randint(0, 256, (96, 1, 8, 8), generator=seeded(6), dtype=torch.uint8)
+    labels = ((images / 255 - 0.5).flatten(1) @ weight > 0).long()
+    data = Data(images, labels, ("a", "b"), "toy")
+    outcome = strike(Noisy(), data, Strongest((FGSM(), PGD(steps=10, samples=10))), Linf(0.02), generator=seeded())
+    found = {check.name: check for check in probe(Noisy(), data, outcome, generator=seeded())}
+    assert {name for name, check in found.items() if check.verdict == "fail"} == set()
+    assert found["deterministic"].verdict == "warn"
+    assert {"unlimited eps", "more steps", "random noise", "gradients against scores"} <= set(found)
+
+
 # ---- models that are something else than they look
 
 
