@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import ndimage, stats
+from scipy import ndimage
 from torch import Tensor
 
 from steelman.errors import UsageError
@@ -74,4 +74,6 @@ def auc(positive: Tensor, negative: Tensor, *, rounds: int = 100, seed: int = 0)
 def _areas(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """For each row the share of pairs that are in order, a tie counting half: Mann and Whitney's U."""
     pairs = positive.shape[1] * negative.shape[1]
+    from scipy import stats  # a second to import, which every study would pay
+
     return stats.mannwhitneyu(positive, negative, axis=1, method="asymptotic").statistic / pairs

@@ -61,7 +61,7 @@ CONTROLS: tuple[VOne, ...] = (
 )
 FEW_CONTROLS = (replace(FEW, filters="random"),)
 SCALES = {
-    "smoke": Scale(SMALL, 8, 8, 1, 1_200, 400, 64, 400, 48),
+    "smoke": Scale(SMALL, 8, 6, 1, 1_200, 400, 64, 400, 48),
     "quick": Scale(MIDDLE, 6, 4, 1, 4_000, 1_000, 128, 1_000, 32, Fronts((FEW,), FEW_CONTROLS, 4, 2, 4_000, 192, 24)),
     "full": Scale(ALL, 10, 29, 1, None, None, 1_000, None, 256, Fronts(BEHIND, CONTROLS, 10, 29, None, None, 200)),
 }
