@@ -3,7 +3,6 @@
 import copy
 import functools
 import math
-import random
 
 import numpy as np
 import pytest
@@ -358,7 +357,6 @@ UNKNOWN = {
     "branch": lambda x: x if x.max() > 2 else x + 1,
     "number": lambda x: x - x.mean().item(),
     "numpy's noise": lambda x: x + float(np.random.rand()),
-    "python's noise": lambda x: x + random.random(),
     "half": lambda x: x.half().float(),
     "autocast": lambda x: F.linear(x, torch.eye(8)),
     "overwritten view": overwritten_view,

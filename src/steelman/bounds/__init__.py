@@ -6,7 +6,6 @@ layer's box is widened by a bound of its rounding error, whatever the order of i
 """
 
 import math
-import random
 from collections.abc import Callable
 from functools import partial
 
@@ -124,8 +123,8 @@ def _apart(
 
 
 def _random_state(model: nn.Module, x: Tensor) -> tuple[object, ...]:
-    """Where the generators stand that a model on x's device may draw from: torch's, numpy's, Python's and its own."""
+    """Where the generators stand that a model on x's device may draw from: torch's, numpy's and its own."""
     states = [torch.get_rng_state(), *(one.get_state().cpu() for one in generators_of(model))]
     states += [torch.cuda.get_rng_state(x.device)] if x.is_cuda else []
     _, keys, place, *_ = np.random.get_state()
-    return (*(state.numpy().tobytes() for state in states), random.getstate(), np.asarray(keys).tobytes(), place)
+    return (*(state.numpy().tobytes() for state in states), np.asarray(keys).tobytes(), place)
