@@ -80,7 +80,7 @@ def record(asked: Certification, prepared: Prepared, masks: list[Mask]) -> dict[
     points = [{"eps": eps, "certified": share} for eps, share in zip(asked.radii, shares[1:], strict=True)]
     return {
         "certifier": repr(asked.certifier),
-        "threat": repr(spec.threat),
+        "threat": repr(spec.ball.at(asked.radii[-1])),
         "of": "the model under noise" if asked.certifier.smooths else "the model itself",
         "model": prepared.subjects[0].name,
         "data": repr(prepared.source),
@@ -105,7 +105,7 @@ def certification_page(facts: dict[str, Any], command: str) -> Page:
         title=f"Certification of {facts['model']}",
         question="How many images can no allowed change break, whoever attacks?",
         headline=f"At least {Share(**last['certified'])} are classified correctly by {facts['of']}, whatever is done "
-        f"within {last['eps']:g} ({facts['threat']}).",
+        f"within {facts['threat']}.",
         findings=tuple(facts["notes"]),
         sections=(
             Section(

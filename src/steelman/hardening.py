@@ -94,7 +94,8 @@ def plan(run: Path, threat: Ball, minutes: float, *, root: Path | None = None, s
     )
     training = replace(trained.training, recipe=recipe, seed=seed, start=str(run.resolve()), num=fewer)
     images = f"{fewer or num:,} images"
-    words = f"{choice.words}, {fits} epoch{'s' if fits > 1 else ''} of {images}, about {minutes:g} min on this machine"
+    about = minutes * min(1.0, fits / epochs)  # many epochs more than these are no use
+    words = f"{choice.words}, {fits} epoch{'s' if fits > 1 else ''} of {images}, about {about:.2g} min on this machine"
     return Plan(training, words)
 
 

@@ -176,20 +176,27 @@ def prepare(
 
     Raises:
         UsageError: no data, runs with different data, a class too many, a target that is no class.
-        RunError, DataError, WeightsError, PixelError: what cannot be read, or does not fit.
+        RunError, DataError, WeightsError, PixelError: what cannot be read, or does not fit; runs that number the same
+            classes otherwise.
     """
     trained = [load_run(Path(run)) for run in measurement.runs]
     source = measurement.data or _common_source(measurement.runs, trained)
     data = getattr(source.splits(root, progress), measurement.split)
-    notes = data.notes
+    notes, named = data.notes, list(zip(_short(measurement.runs), trained, strict=True))
     if trained:
-        data, more = matched(data, trained[0].classes)
+        given = data
+        data, more = matched(given, trained[0].classes)
         notes += more
+        for name, one in named[1:]:
+            if not torch.equal(matched(given, one.classes)[0].labels, data.labels):
+                raise DataError(
+                    f"{name} numbers the classes of {given.name} otherwise ({_few(one.classes)}) than {named[0][0]} "
+                    f"({_few(trained[0].classes)}): the same labels would mean other things. Evaluate them one by one."
+                )
     data = data.first(measurement.num)
     if isinstance(measurement.target, int):
         data, more = _without_target(data, measurement.target)
         notes += more
-    named = list(zip(_short(measurement.runs), trained, strict=True))
     subjects = [Subject(name, one.model) for name, one in named]
     for name, one in named:
         _check(name, one, data)
@@ -217,8 +224,9 @@ def _measured(prepared: Prepared, subject: Subject, progress: Progress) -> Measu
     target = torch.full_like(data.labels, spec.target) if isinstance(spec.target, int) else spec.target
     options: dict[str, Any] = {"target": target, "progress": _saying(progress, words)}
     if spec.certifier is not None:
-        options |= {"radii": spec.curve, "generator": _generator(prepared), "progress": progress}
-        outcome, bracket = bracketed(subject.model, data, spec.certifier, spec.attack, threat, **options)
+        proving: dict[str, Any] = {"target": target, "radii": spec.curve, "generator": _generator(prepared)}
+        common = (subject.model, data, spec.certifier, spec.attack, threat)
+        outcome, bracket = bracketed(*common, progress=progress, **proving)
     elif spec.shield is None:
         outcome = strike(subject.model, data, spec.attack, threat, generator=_generator(prepared), **options)
     else:

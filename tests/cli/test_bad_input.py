@@ -381,3 +381,30 @@ def test_a_ramp_that_ends_with_the_training_is_warned_of(call, arrays, tmp_path)
     assert err.startswith("steelman: warning: eps is 0.27 when 90% of training is done, and 0.3 at its end or never")
     assert "Give a shorter ramp" in err
     assert call(*words, "--objective", late.replace("1.0", "0.9"), "--out", tmp_path / "b")[2] == ""
+
+
+def test_options_beside_a_spec_are_refused(runs, call, tmp_path):
+    """They were passed over: the spec says everything."""
+    words = ("evaluate", runs / "plain", "--threat", "Linf(0.02)", "--attack", "FGSM()", "--num", "3")
+    assert call(*words, "--out", tmp_path / "e")[0] == 0
+    spec = (tmp_path / "e" / "spec.txt").read_text()
+    code, _, err = call("evaluate", spec, "--num", "5", "--threat", "Linf(0.5)")
+    assert (code, "--threat, --num was given beside it. Change its text" in err) == (2, True)
+    assert call("evaluate", spec)[0] == 0
+
+
+def test_no_attack_and_no_model_are_named(runs, call):
+    code, _, err = call("compare", runs / "plain", "--attacks", "--threat", "Linf(0.1)")
+    assert (code, "--attacks names none" in err) == (2, True)
+    code, _, err = call("attack", "--threat", "Linf(0.1)", "--data", "digits")
+    assert (code, "no model was given" in err) == (2, True)
+
+
+def test_runs_that_number_the_same_classes_otherwise_are_not_compared(call, tmp_path):
+    for name, order in (("first", "('3', '8')"), ("second", "('8', '3')")):
+        words = ("train", "Linear1(width=4)", "--data", f"Classes(Digits(), {order})", "--epochs", "1")
+        assert call(*words, "--out", tmp_path / name)[0] == 0
+    words = ("--data", "Classes(Digits(), ('3', '8'))", "--attack", "FGSM()", "--threat", "Linf(0.05)", "--num", "20")
+    code, _, err = call("evaluate", tmp_path / "first", tmp_path / "second", *words)
+    assert (code, "second numbers the classes" in err) == (2, True)
+    assert "Evaluate them one by one" in err

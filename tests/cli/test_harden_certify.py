@@ -1,6 +1,7 @@
 """`certify`, `harden` and `evaluate --certifier` on small images: what is proven, what was gained, what it cost."""
 
 import json
+import shlex
 
 import pytest
 
@@ -164,3 +165,34 @@ def test_a_recipe_is_for_its_data_and_another_network_is_warned_of(refused, caps
     assert "unknown recipe 'certified'. " in refused("train", "FastCNN", "--recipe", "certified")
     inputs.check_named(RECIPES[0], Training(FastCNN(), MNIST()))
     assert "was measured on FastCNN(batch_norm=True" in capsys.readouterr().err
+
+
+def test_certificates_and_repaired_gradients_go_together(runs, call):
+    words = ("--threat", "Linf(0.02)", *QUICK, "--num", "9", "--certifier", "Interval", "--repair-gradients", "--json")
+    code, out, err = call("evaluate", runs / "plain", *words)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["certified"]["n"] == found["repaired"]["worst"]["n"] == 9
+
+
+def test_what_is_certified_is_said_of_the_radius_it_holds_at(runs, call):
+    words = ("certify", runs / "plain", "--threat", "Linf(0.1)", "--num", "9", "--json")
+    narrow = json.loads(call(*words, "--radii", "0.01")[1])
+    assert narrow["threat"] == "Linf(0.01)"
+    assert narrow["certified"] == json.loads(call(*words[:3], "Linf(0.01)", *words[4:])[1])["certified"]
+
+
+def test_the_recorded_command_certifies_the_same(runs, call, tmp_path):
+    words = ("certify", runs / "plain", "--threat", "Linf(8/255)", "--radii", "2/255,8/255", "--num", "9")
+    code, out, _ = call(*words, "--out", tmp_path / "c")
+    recorded = shlex.split(json.loads((tmp_path / "c" / "env.json").read_text())["command"])
+    assert code == 0
+    assert call(*recorded[1:]) == (0, out, "")
+
+
+def test_mistakes_are_told_before_a_training_and_its_time_is_its_own(runs, call, tmp_path):
+    code, _, err = call("harden", runs / "plain", "--threat", "Linf(0.02)", "--num", "0", "--out", tmp_path / "h")
+    assert (code, "num is 0. Expected 1 image or more" in err) == (2, True)
+    assert not (tmp_path / "h" / "trained").exists()
+    minutes = float(plan(runs / "plain", Linf(0.02), 10_000.0).words.rpartition("about ")[2].split()[0])
+    assert minutes < 100  # thirty epochs of some dozen images

@@ -10,7 +10,7 @@ from steelman.cli.output import say, say_json, warn
 
 
 def attack(
-    run: Annotated[str, Parameter(help="The run directory. With --model the attack comes first.")],
+    run: Annotated[str | None, Parameter(help="The run directory. With --model the attack comes first.")] = None,
     attack: Annotated[str | None, Parameter(help="Such as PGD(steps=100); Reliable() without it.")] = None,
     /,
     *,
@@ -30,7 +30,7 @@ def attack(
 
     if subject.model is not None and attack is not None:
         raise UsageError(f"two models were given, {run} and {subject.model}. Compare models with steelman evaluate.")
-    runs, method = ((), run) if subject.model is not None else ((run,), attack)
+    runs, method = ((), run) if subject.model is not None or run is None else ((run,), attack)
     asked = inputs.measurement(runs, method, threat, subject, target)
     stem = None if save is None else inputs.stem(save)
     if export is not None:

@@ -82,10 +82,12 @@ def _command(asked: "Certification", subject: Subject, out: Path) -> str:
     """The words that do it again."""
     spec = asked.measurement
     words = ["steelman", "certify", *spec.runs, "--certifier", repr(asked.certifier), "--threat", repr(spec.threat)]
-    words += ["--radii", ",".join(f"{eps:g}" for eps in asked.radii)]
+    words += ["--radii", ",".join(repr(eps) for eps in asked.radii)]
     options = (("--model", spec.model), ("--weights", spec.weights), ("--data", subject.data))
     for name, value in (*options, ("--split", spec.split), ("--num", spec.num), ("--seed", spec.seed)):
         words += [] if value is None else [name, str(value)]
+    words += [] if subject.data_root is None else ["--data-root", str(subject.data_root)]
+    words += ["--skip-bad"] if subject.skip_bad else []
     return command_line([*words, "--out", str(out)])
 
 

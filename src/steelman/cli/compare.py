@@ -31,10 +31,13 @@ def compare(
     """
     from steelman.cli import inputs
     from steelman.comparison import Comparison
+    from steelman.errors import UsageError
     from steelman.spec import parse
 
-    asked = inputs.measurement((run,) if run is not None else (), attacks[0], threat, subject)
-    comparison = Comparison(tuple(parse(attack, "attack") for attack in attacks), asked)
+    if not attacks:
+        raise UsageError('--attacks names none. Expected one or more, such as --attacks "FGSM()" "PGD()".')
+    parsed = tuple(parse(attack, "attack") for attack in attacks)
+    comparison = Comparison(parsed, inputs.measurement((run,) if run is not None else (), attacks[0], threat, subject))
     facts = _measured(comparison, subject, out)
     if as_json:
         say_json(facts)

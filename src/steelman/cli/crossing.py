@@ -23,6 +23,7 @@ def asked(
         UsageError: no classifier, fewer than two without a set, or an attack given twice.
     """
     if len(runs) == 1 and runs[0].lstrip().lower().startswith("crossing("):
+        inputs.alone("crossing", subject, threat=threat, sets=sets)
         return parse(runs[0], "crossing")
     if not runs:
         raise UsageError("no runs were given. Expected two run directories or more, or one and --sets.")

@@ -31,8 +31,6 @@ def kept(
         RunError: the directory holds another hardening, or cannot be written; whatever training refuses.
     """
     chosen = _chosen(run, threat, minutes, out, root, seed)
-    with reporting() as progress:
-        train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
     asked = Measurement(
         parse(inputs.usual_attack(threat), "attack"),
         threat,
@@ -40,6 +38,8 @@ def kept(
         num=num,
         seed=seed,
     )
+    with reporting() as progress:
+        train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
     facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation")
     facts["models"][0]["model"], facts["models"][1]["model"] = "before", "after"
     facts |= {"plan": chosen["words"], "words": _words(facts)}

@@ -276,6 +276,19 @@ def warn_of_training(training: Training, root: Path | None) -> None:
         warn_of_threat(ball, training.data.splits(root).train.shape)
 
 
+def alone(kind: str, subject: Subject, **options: object) -> None:
+    """See that no option stands beside a spec, which says everything.
+
+    Raises:
+        UsageError: one does.
+    """
+    usual = Subject()
+    options |= {name: getattr(subject, name) for name in ("model", "weights", "data", "split", "num", "seed")}
+    unset = {name: getattr(usual, name, None) for name in options}
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value and value != unset[name]]:
+        raise UsageError(f"the {kind} says everything, and {', '.join(given)} was given beside it. Change its text.")
+
+
 def warn_of_threat(threat: Ball, shape: tuple[int, int, int]) -> None:
     """A line on stderr when eps is finite and beyond the pixel range: it is likely meant for 0 to 255."""
     largest = threat.largest(shape)
