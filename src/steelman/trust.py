@@ -7,7 +7,7 @@ Obfuscated gradients give a false sense of security (arXiv:1802.00420).
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, nn
@@ -30,9 +30,7 @@ from steelman.types import Logits
 SAMPLE = 128  # images that the probes look at
 SHORT = PGD(steps=20)
 LONG = PGD(steps=60, loss="margin")
-SCORES: Attack = Square(
-    queries=200, rescale=True
-)  # short: what holds against 60 gradients should hold against this by far
+SCORES: Attack = Square(queries=200, rescale=True)  # short: what holds against 60 gradients should hold by far
 
 Verdict = Literal["ok", "warn", "fail", "info"]
 
@@ -92,15 +90,15 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     threat, num = outcome.threat, len(few)
     with guarded(model):
         first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
-    yield from _output_checks(first, again, outcome.attack)
+    flips = float((first.argmax(1) != again.argmax(1)).float().mean())
+    yield from _output_checks(first, outcome.attack, flips, random=not torch.equal(first, again))
     if threat.eps == 0 or not outcome.right[:num].any():
         return
     one_step = type(threat).__name__ in FGSM.norms
     passes = _passes(outcome.attack)  # more than one for random models only
-    options: dict[str, Any] = {"generator": generator}
 
     def struck(attack: Attack, images: Data = few, within: Ball = threat) -> Outcome:
-        return strike(model, images, dataclasses.replace(attack, samples=passes), within, **options)
+        return strike(model, images, dataclasses.replace(attack, samples=passes), within, generator=generator)
 
     short, long = struck(SHORT), struck(LONG)
     if one_step:
@@ -108,12 +106,11 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     yield _more_steps(model, few, short, long)
     yield _unbounded(struck(LONG, within=threat.at(max(threat.eps, threat.largest(few.shape)))))
     held = (long.right & ~(outcome.broken[:num] | short.broken | long.broken)).nonzero().squeeze(1)
-    chance = float((first.argmax(1) != again.argmax(1)).float().mean())  # of a random model's other answer
     noise = struck(Noise(tries=20)).broken[held]
-    yield _noise(int(noise.sum()), len(held), chance)
+    yield _noise(int(noise.sum()), len(held), flips)
     if type(threat).__name__ in SCORES.norms:
         scores = struck(SCORES, few.take(held)).broken if len(held) else noise
-        yield _scores(int(scores.sum()), len(held), chance)
+        yield _scores(int(scores.sum()), len(held), flips)
     if one_step:
         yield _label_leak(model, few, outcome.attack, threat)
 
@@ -251,8 +248,8 @@ def _check_same(few: Data, outcome: Outcome) -> None:
         )
 
 
-def _output_checks(first: Logits, again: Logits, attack: Attack) -> Iterator[Check]:
-    probabilities = bool((first.sum(1) - 1).abs().max() < 1e-4 and first.min() >= 0)
+def _output_checks(logits: Logits, attack: Attack, flips: float, *, random: bool) -> Iterator[Check]:
+    probabilities = bool((logits.sum(1) - 1).abs().max() < 1e-4 and logits.min() >= 0)
     yield _check(
         "logits",
         "fail" if probabilities else "ok",
@@ -262,7 +259,6 @@ def _output_checks(first: Logits, again: Logits, attack: Attack) -> Iterator[Che
         else "The model returns logits.",
         "Return the values before the softmax.",
     )
-    random, flips = not torch.equal(first, again), float((first.argmax(1) != again.argmax(1)).float().mean())
     averaged = _passes(attack) > 1
     yield _check(
         "deterministic",
@@ -342,8 +338,13 @@ def _unbounded(outcome: Outcome) -> Check:
     )
 
 
+def _beyond(missed: int, n: int, chance: float) -> bool:
+    """Whether so many breaks are more than the share of images of which a random model changes its mind by itself."""
+    return missed > 0 and clopper_pearson(missed, n)[0] > chance
+
+
 def _noise(missed: int, n: int, chance: float) -> Check:
-    mislead = missed > 0 and clopper_pearson(missed, n)[0] > chance
+    mislead = _beyond(missed, n, chance)
     return _check(
         "random noise",
         "fail" if mislead else "ok",
@@ -359,7 +360,7 @@ def _noise(missed: int, n: int, chance: float) -> Check:
 
 def _scores(missed: int, n: int, chance: float) -> Check:
     """An attack without gradients must not beat those with (Carlini et al. 2019, section 4.8; Athalye et al. 2018)."""
-    beaten = missed > 0 and clopper_pearson(missed, n)[0] > chance
+    beaten = _beyond(missed, n, chance)
     return _check(
         "gradients against scores",
         "fail" if beaten else "ok",

@@ -45,15 +45,17 @@ def evaluate(
     from steelman.spec import parse
 
     if len(runs) == 1 and runs[0].lstrip().lower().startswith("measurement("):
-        shaped = {"curve": curve, "nearest": nearest, "certifier": certifier, "shield": shield}
         inputs.alone(
             "measurement",
             subject,
             threat=threat,
             attack=attack,
             target=target,
+            curve=curve,
+            nearest=nearest,
+            certifier=certifier,
+            shield=shield,
             repair_gradients=repair_gradients,
-            **shaped,
         )
         asked = parse(runs[0], "measurement")
     else:
