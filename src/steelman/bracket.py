@@ -11,9 +11,10 @@ from steelman.attacks import Attack
 from steelman.attacks.pgd import PGD
 from steelman.certify import Certifier, certify
 from steelman.data import Data
-from steelman.evaluate import Outcome, accuracy, strike
+from steelman.evaluate import Outcome, accuracy, once, strike
 from steelman.page import Check
 from steelman.progress import Progress, Stages, silent
+from steelman.runs import Run
 from steelman.stats import Share
 from steelman.threats import Ball
 from steelman.types import Mask
@@ -61,6 +62,8 @@ def bracketed(
     threat: Ball,
     *,
     radii: Sequence[float] = (),
+    run: Run | None = None,
+    name: str = "outcome",
     generator: Generator | None = None,
     progress: Progress = silent,
     **options: Any,
@@ -77,6 +80,8 @@ def bracketed(
         threat: around each image.
         radii: where to certify besides. What is proven at a radius is so at smaller ones, and what stays open or broken
             is not looked at again at larger ones.
+        run: where the outcome and what is proven so far are kept; the same call goes on from there.
+        name: of their files in its `examples`.
         generator: the source of the attack's random choices.
         progress: told in shares of proving, attacking, proving what holds and each further radius.
         options: as `strike` takes them.
@@ -87,19 +92,24 @@ def bracketed(
     slow = certifier.quick != certifier
     stages = Stages(progress, 2 + slow + len(radii))
     right = accuracy(model, data).cpu()
-    certified = certify(model, data, certifier.quick, threat, progress=stages.stage("proving")) & right
-    outcome = strike(
-        model,
-        data,
-        attack,
-        threat,
-        proven=certified.to(data.labels.device),
-        generator=generator,
-        progress=stages.stage("attacking the rest"),
-        **options,
-    )
+    first = stages.stage("proving")
+    certified = certify(model, data, certifier.quick, threat, run=run, name=f"{name}-quick", progress=first) & right
+    options |= {"proven": certified.to(data.labels.device), "generator": generator}
+    options["progress"] = stages.stage("attacking the rest")
+    kept = None if run is None else run.path / "examples" / name
+    outcome = once(kept, data.labels.device, lambda: strike(model, data, attack, threat, **options))
+
+    def more(at: Ball, known: Mask, possible: Mask) -> Mask:
+        """The images known to be proven, and those that the certifier proves of the possible ones."""
+        stage, proven = stages.stage(f"proving at {at.eps:g}"), known.clone()
+        rows = (possible & ~known).nonzero().squeeze(1)
+        if len(rows):
+            some = data.take(rows.to(data.labels.device))
+            proven[rows] = certify(model, some, certifier, at, run=run, name=f"{name}-{at.eps:g}", progress=stage)
+        return proven
+
     if slow:
-        certified = _more(model, data, certifier, threat, certified, right & ~outcome.broken.cpu(), stages)
+        certified = more(threat, certified, right & ~outcome.broken.cpu())
     rows = certified.nonzero().squeeze(1)[:SAMPLE]
     alarm = strike(model, data.take(rows.to(data.labels.device)), ALARM, threat) if len(rows) else None
     over_eps, possible = {}, right
@@ -109,18 +119,7 @@ def bracketed(
         else:
             known = certified if eps < threat.eps else torch.zeros_like(right)
             fallen = outcome.broken & (outcome.distance <= eps)
-            possible = _more(model, data, certifier, threat.at(eps), known, possible & ~fallen.cpu(), stages)
+            possible = more(threat.at(eps), known, possible & ~fallen.cpu())
         over_eps[eps] = Share.of(possible)
     violated = 0 if alarm is None else int(alarm.broken.sum())
     return outcome, Bracket(certifier, certified, len(rows), violated, tuple((eps, over_eps[eps]) for eps in radii))
-
-
-def _more(
-    model: nn.Module, data: Data, certifier: Certifier, threat: Ball, known: Mask, possible: Mask, stages: Stages
-) -> Mask:
-    """The images known to be proven, and those that a certifier proves of the possible ones."""
-    stage, proven = stages.stage(f"proving at {threat.eps:g}"), known.clone()
-    rows = (possible & ~known).nonzero().squeeze(1)
-    if len(rows):
-        proven[rows] = certify(model, data.take(rows.to(data.labels.device)), certifier, threat, progress=stage)
-    return proven

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from steelman.attacks import Attack
 from steelman.curves import Curve
 from steelman.engine import generator_for
-from steelman.errors import SteelmanError, UsageError
-from steelman.evaluate import Outcome, strike
+from steelman.errors import RunError, SteelmanError, UsageError
+from steelman.evaluate import Outcome, once, strike
 from steelman.measurement import Measurement, Prepared
 from steelman.optimality import envelope, largest, optimality
 from steelman.page import Lines, Page, Panel, Section, Series, Table
@@ -49,26 +50,36 @@ class Row:
     attack: Attack
     outcome: Outcome | None = None
     error: str = ""
+    refused: bool = False  # the attack is not for this threat or model: wrong use, no failure
     optimality: float = math.nan  # where the threat has no limit
     rank: int = 0  # 1 is the strongest; 0 without an outcome
     tied: bool = False  # another attack has the same rank
 
 
-def compare(comparison: Comparison, prepared: Prepared, progress: Progress = silent) -> list[Row]:
+def compare(
+    comparison: Comparison, prepared: Prepared, progress: Progress = silent, place: Path | None = None
+) -> list[Row]:
     """One row an attack, the strongest first.
 
     Within a limit the strongest leaves the fewest images; without one it is that of the greatest optimality (each
     attack then looks for its nearest successes). Optimality within a limit is left out: there attacks stop at their
     first success, and its distance says nothing of them. An attack that fails is a row that says why.
+    With a place each outcome is kept there as soon as it is there, in `outcome-<position of its attack>`, and one that
+    is there is not computed again.
 
     Raises:
+        UsageError: no attack is for this threat and model.
         SteelmanError: every attack failed.
     """
     stages = Stages(progress, len(comparison.attacks))
-    rows = [_row(attack, comparison, prepared, stages.stage(repr(attack))) for attack in comparison.attacks]
+    rows: list[Row] = []
+    for index, attack in enumerate(comparison.attacks):
+        stem = None if place is None else place / f"outcome-{index}"
+        rows.append(_row(attack, comparison, prepared, stages.stage(repr(attack)), stem))
     outcomes = [row.outcome for row in rows if row.outcome is not None]
     if not outcomes:
-        raise SteelmanError(f"no attack could be run. {rows[0].attack!r}: {rows[0].error}")
+        kind = UsageError if all(row.refused for row in rows) else SteelmanError
+        raise kind(f"no attack could be run. {rows[0].attack!r}: {rows[0].error}")
     if math.isinf(outcomes[0].threat.eps):
         scores = iter(optimality([Curve.of(one).distance for one in outcomes]))
         rows = [row if row.outcome is None else replace(row, optimality=next(scores)) for row in rows]
@@ -142,16 +153,19 @@ def distance_cell(one: dict[str, Any]) -> float | str:
     return "" if one["error"] else "inf" if one["median"] is None else one["median"]
 
 
-def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: Progress) -> Row:
-    threat, data = comparison.measurement.ball, prepared.data
+def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: Progress, stem: Path | None) -> Row:
+    model, threat, data = prepared.subjects[0].model, comparison.measurement.ball, prepared.data
     progress(0, 1, "attacking")
     generator = generator_for(data.images, comparison.measurement.seed)
     options: dict[str, Any] = {"closest": math.isinf(threat.eps), "generator": generator, "progress": progress}
     try:
-        return Row(attack, strike(prepared.subjects[0].model, data, attack, threat, **options))
+        return Row(attack, once(stem, data.labels.device, lambda: strike(model, data, attack, threat, **options)))
+    except RunError:  # no room for the outcome: that is no failure of the attack
+        raise
     except Exception as error:  # whatever it is: the other attacks are still worth having
         words = " ".join(str(error).split())
-        return Row(attack, error=words if isinstance(error, SteelmanError) else f"{type(error).__name__}: {words}")
+        said = words if isinstance(error, SteelmanError) else f"{type(error).__name__}: {words}"
+        return Row(attack, error=said, refused=isinstance(error, UsageError))
     finally:
         progress(1, 1, "attacking")
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -93,14 +94,14 @@ class Outcome:
         }
 
     @classmethod
-    def load(cls, stem: Path) -> "Outcome":
-        """Read what `save` wrote.
+    def load(cls, stem: Path, device: str | torch.device = "cpu") -> "Outcome":
+        """Read what `save` wrote, onto a device.
 
         Raises:
             RunError: no such files, files that hold something else, or rows that are not equally many.
         """
         try:
-            tensors = load_file(f"{stem}.safetensors")
+            tensors = load_file(f"{stem}.safetensors", device=str(device))
             _check_lengths(tensors)
             words = json.loads(Path(f"{stem}.json").read_text())
             health = Health(**{field.name: tensors.pop(f"health.{field.name}") for field in fields(Health)})
@@ -115,6 +116,20 @@ class Outcome:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = str(error).partition("\n")[0]
             raise RunError(f"cannot read the outcome {stem}: {reason}. Expected its .safetensors and .json.") from None
+
+
+def once(stem: Path | None, device: str | torch.device, make: Callable[[], Outcome]) -> Outcome:
+    """The outcome that an earlier call saved under this stem; else what `make` makes, which is then saved there.
+
+    Raises:
+        RunError: it cannot be read or written.
+    """
+    if stem is not None and Path(f"{stem}.json").exists():
+        return Outcome.load(stem, device)
+    outcome = make()
+    if stem is not None:
+        outcome.save(stem)
+    return outcome
 
 
 def strike(

@@ -1,6 +1,7 @@
 """load(): a classifier, ready to use, from a run directory, an architecture's spec or the user's own factory."""
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def load(
 
 
 def is_run(text: str | Path) -> bool:
-    """Whether this means a directory: it is one of a run, or it is written as a path."""
+    """Whether this means a directory: it is one of a run, or it is written as a path, of no `file.py:factory`."""
     if isinstance(text, Path) or (Path(text) / "spec.txt").is_file():
         return True
-    return os.sep in text.partition("(")[0]
+    return os.sep in text.partition("(")[0] and not re.search(r":[A-Za-z_]\w*$", text)

@@ -15,10 +15,11 @@ from steelman.bracket import Bracket, bracketed
 from steelman.certify import Certifier
 from steelman.curves import Curve, ascending, curve, default_nearest
 from steelman.data import Data, Source
+from steelman.data.matching import few, matched
 from steelman.defences import Shield
 from steelman.engine import generator_for
 from steelman.errors import DataError, PixelError, UsageError, WeightsError
-from steelman.evaluate import Outcome, strike
+from steelman.evaluate import Outcome, once, strike
 from steelman.loading import load
 from steelman.models.factory import check_fit
 from steelman.models.weights import add_weights
@@ -26,6 +27,7 @@ from steelman.page import Trust
 from steelman.progress import Progress, silent
 from steelman.random_models import random_accuracies
 from steelman.repair import Repair, repair
+from steelman.runs import Run
 from steelman.shielded import Shielded, strike_shielded
 from steelman.spec import Spec
 from steelman.stats import Share, mcnemar
@@ -190,8 +192,8 @@ def prepare(
         for name, one in named[1:]:
             if not torch.equal(matched(given, one.classes)[0].labels, data.labels):
                 raise DataError(
-                    f"{name} numbers the classes of {given.name} otherwise ({_few(one.classes)}) than {named[0][0]} "
-                    f"({_few(trained[0].classes)}): the same labels would mean other things. Evaluate them one by one."
+                    f"{name} numbers the classes of {given.name} otherwise ({few(one.classes)}) than {named[0][0]} "
+                    f"({few(trained[0].classes)}): the same labels would mean other things. Evaluate them one by one."
                 )
     data = data.first(measurement.num)
     if isinstance(measurement.target, int):
@@ -208,45 +210,64 @@ def prepare(
     return Prepared(measurement, source, data.to(device), tuple(subjects), notes)
 
 
-def measure(prepared: Prepared, progress: Progress = silent) -> list[Measured]:
+def measure(prepared: Prepared, progress: Progress = silent, run: Run | None = None) -> list[Measured]:
     """Strike every model, and ask of every number whether it can be trusted; with radii also a curve over them.
 
-    A shielded model is struck twice, static and adaptive; the outcome is the adaptive one.
+    A shielded model is struck twice, static and adaptive; the outcome is the adaptive one. With a run each outcome is
+    kept there, in `examples/outcome-<position>`, as soon as it is there, and one that is there is not computed again.
     """
-    return [_measured(prepared, subject, progress) for subject in prepared.subjects]
+    return [_measured(prepared, index, progress, run) for index in range(len(prepared.subjects))]
 
 
-def _measured(prepared: Prepared, subject: Subject, progress: Progress) -> Measured:
-    spec, data, shielded, bracket = prepared.measurement, prepared.data, None, None
-    threat = spec.ball
-    words = f"{spec.attack!r} on {subject.name}"
+def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | None) -> Measured:
+    spec, data, name = prepared.measurement, prepared.data, prepared.subjects[index].name
+    words = f"{spec.attack!r} on {name}"
     progress(0, len(data), words)
-    target = torch.full_like(data.labels, spec.target) if isinstance(spec.target, int) else spec.target
-    options: dict[str, Any] = {"target": target, "progress": _saying(progress, words)}
-    if spec.certifier is not None:
-        proving: dict[str, Any] = {"target": target, "radii": spec.curve, "generator": _generator(prepared)}
-        common = (subject.model, data, spec.certifier, spec.attack, threat)
-        outcome, bracket = bracketed(*common, progress=progress, **proving)
-    elif spec.shield is None:
-        outcome = strike(subject.model, data, spec.attack, threat, generator=_generator(prepared), **options)
-    else:
-        common = (subject.model, spec.shield, data, spec.attack, threat)
-        shielded = strike_shielded(*common, generator=_generator(prepared), **options)
-        subject, outcome = Subject(subject.name, shielded.model), shielded.adaptive
-    points = _curve(prepared, subject, outcome, progress) if spec.curve else None
+    struck = _struck(prepared, index, progress, words, run)
+    model, outcome = struck.model, struck.outcome
+    points = _curve(prepared, Subject(name, model), outcome, progress) if spec.curve else None
     repaired = None
     if spec.repair:
-        options["progress"] = _saying(progress, f"{words}, with repaired gradients")
-        repaired = repair(subject.model, data, outcome, generator=_generator(prepared), **options)
-    progress(0, 1, f"checking what can be trusted of {subject.name}")
-    trust = examine(subject.model, data, outcome, subject=f"{words} within {threat!r}")
-    if repaired is not None:
-        trust = replace(trust, checks=(*trust.checks, repaired.check()))
-    if bracket is not None:
-        trust = replace(trust, checks=(*trust.checks, bracket.check()))
-    drawn = random_accuracies(subject.model, data, outcome, generator=_generator(prepared))
-    progress(1, 1, f"checking what can be trusted of {subject.name}")
-    return Measured(subject.name, outcome, trust, points, bracket, shielded, repaired, drawn)
+        saying = _saying(progress, f"{words}, with repaired gradients")
+        options: dict[str, Any] = {"target": _target(prepared), "generator": _generator(prepared), "progress": saying}
+        repaired = repair(model, data, outcome, **options)
+    progress(0, 1, f"checking what can be trusted of {name}")
+    trust = examine(model, data, outcome, subject=f"{words} within {spec.ball!r}")
+    more = tuple(part.check() for part in (repaired, struck.bracket) if part is not None)
+    trust = replace(trust, checks=(*trust.checks, *more))
+    drawn = random_accuracies(model, data, outcome, generator=_generator(prepared))
+    progress(1, 1, f"checking what can be trusted of {name}")
+    return Measured(name, outcome, trust, points, struck.bracket, struck.shielded, repaired, drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class _Struck:
+    """A model, the outcome of its attack, and what stands beside that."""
+
+    model: nn.Module  # as it was attacked: with its shield
+    outcome: Outcome
+    bracket: Bracket | None = None
+    shielded: Shielded | None = None
+
+
+def _struck(prepared: Prepared, index: int, progress: Progress, words: str, run: Run | None) -> _Struck:
+    spec, data, model = prepared.measurement, prepared.data, prepared.subjects[index].model
+    options: dict[str, Any] = {"target": _target(prepared), "generator": _generator(prepared)}
+    if spec.certifier is not None:
+        keeping: dict[str, Any] = {"run": run, "name": f"outcome-{index}", "radii": spec.curve, "progress": progress}
+        return _Struck(model, *bracketed(model, data, spec.certifier, spec.attack, spec.ball, **keeping, **options))
+    options["progress"] = _saying(progress, words)
+    if spec.shield is not None:
+        shielded = strike_shielded(model, spec.shield, data, spec.attack, spec.ball, **options)
+        return _Struck(shielded.model, shielded.adaptive, shielded=shielded)
+    kept = None if run is None else run.path / "examples" / f"outcome-{index}"
+    outcome = once(kept, data.labels.device, lambda: strike(model, data, spec.attack, spec.ball, **options))
+    return _Struck(model, outcome)
+
+
+def _target(prepared: Prepared) -> Tensor | TargetKind | None:
+    target = prepared.measurement.target
+    return torch.full_like(prepared.data.labels, target) if isinstance(target, int) else target
 
 
 def record(prepared: Prepared, found: Sequence[Measured]) -> dict[str, Any]:
@@ -277,26 +298,6 @@ def record(prepared: Prepared, found: Sequence[Measured]) -> dict[str, Any]:
         "notes": list(prepared.notes),
         "models": models,
     }
-
-
-def matched(data: Data, classes: tuple[str, ...]) -> tuple[Data, tuple[str, ...]]:
-    """The data with labels as the model numbers them: by name where the model knows every name, else by position.
-
-    Raises:
-        DataError: more classes than the model knows.
-    """
-    if data.classes == classes:
-        return data, ()
-    if set(data.classes) <= set(classes):
-        numbers = torch.tensor([classes.index(name) for name in data.classes], device=data.labels.device)
-        return replace(data, labels=numbers[data.labels], classes=classes), ()
-    if len(data.classes) > len(classes):
-        raise DataError(
-            f"{data.name} has {len(data.classes)} classes ({_few(data.classes)}), the model knows {len(classes)} "
-            f"({_few(classes)}). Choose data of the classes that it was trained on."
-        )
-    note = f"classes are matched by position: {_few(data.classes)} in the data, {_few(classes)} in the model"
-    return replace(data, classes=classes), (note,)
 
 
 def _curve(prepared: Prepared, subject: Subject, outcome: Outcome, progress: Progress) -> Curve:
@@ -385,13 +386,9 @@ def _size(shape: tuple[int, int, int]) -> str:
 def _without_target(data: Data, target: int) -> tuple[Data, tuple[str, ...]]:
     if not 0 <= target < len(data.classes):
         raise UsageError(
-            f"target is {target}. Expected a class from 0 to {len(data.classes) - 1} ({_few(data.classes)})."
+            f"target is {target}. Expected a class from 0 to {len(data.classes) - 1} ({few(data.classes)})."
         )
     others: Tensor = (data.labels != target).nonzero().squeeze(1)
     if len(others) == 0:
         raise UsageError(f"all {len(data)} images are of the target class {target}. Choose another, or more images.")
     return data.take(others), (f"left out {len(data) - len(others)} images of the target class itself",)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -106,6 +106,11 @@ class Run:
         return (self.path / "spec.txt").read_text().rstrip("\n")
 
     @property
+    def command(self) -> str:
+        """How it was called; nothing where nobody said."""
+        return self._env().get("command", "")
+
+    @property
     def finished(self) -> bool:
         """Whether everything was computed; such a run is never computed again."""
         return (self.path / "finished").exists()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from steelman.attacks.noise import Noise
 from steelman.attacks.pgd import PGD
 from steelman.comparison import Comparison
-from steelman.errors import UsageError
+from steelman.errors import RunError, UsageError
 from steelman.evaluate import Outcome, strike
 from steelman.measurement import Measurement
 from steelman.page import Page
@@ -104,8 +105,6 @@ def test_without_a_limit_the_table_has_distances(call, runs):
 
 
 def test_a_bug_in_one_attack_does_not_stop_the_others(call, runs, monkeypatch):
-    from steelman.attacks.noise import Noise
-
     def fails(self, problem):
         raise ZeroDivisionError("a bug\nof two lines")
 
@@ -117,17 +116,55 @@ def test_a_bug_in_one_attack_does_not_stop_the_others(call, runs, monkeypatch):
     assert facts["attacks"][1]["robust"] is None
 
 
-def test_when_every_attack_fails_it_says_why(call, runs):
+def test_when_no_attack_is_for_the_threat_it_is_wrong_use(call, runs):
     code, out, err = call("compare", runs / "plain", *LINF, "--attacks", "DDN()")
+    assert (code, out) == (2, "")
+    assert err.startswith("steelman: no attack could be run. DDN(): DDN() does not search in Linf")
+
+
+def test_when_every_attack_fails_it_says_why(call, runs, monkeypatch):
+    monkeypatch.setattr(Noise, "search", lambda *_, **__: 1 / 0)
+    code, out, err = call("compare", runs / "plain", *LINF, "--attacks", "DDN()", "Noise()")
     assert (code, out) == (1, "")
     assert err.startswith("steelman: no attack could be run. DDN(): DDN() does not search in Linf")
+
+
+def test_a_stopped_comparison_goes_on_with_the_attacks_that_are_left(call, runs, tmp_path, monkeypatch):
+    words = ("compare", runs / "plain", *LINF, "--attacks", "FGSM()", "PGD(steps=3)", "--out")
+    whole = told(call, *words[1:], tmp_path / "whole")
+    struck = []
+
+    def once_only(model, data, attack, threat, **options):
+        struck.append(repr(attack))
+        if struck == ["FGSM()", "PGD(steps=3)"]:
+            raise KeyboardInterrupt
+        return strike(model, data, attack, threat, **options)
+
+    monkeypatch.setattr("steelman.comparison.strike", once_only)
+    code, out, err = call(*words, tmp_path / "c")
+    assert (code, out) == (130, "")
+    assert "what is done in its --out is not done twice" in err
+    resumed = told(call, *words[1:], tmp_path / "c")
+    assert struck == ["FGSM()", "PGD(steps=3)", "PGD(steps=3)"]
+    for row in (*whole["attacks"], *resumed["attacks"]):
+        row.pop("seconds")
+    assert whole == resumed
+
+
+def test_no_room_for_an_outcome_is_no_failure_of_its_attack(call, runs, tmp_path, monkeypatch):
+    def full(*_):
+        raise RunError("the disk is full.")
+
+    monkeypatch.setattr(Outcome, "save", full)
+    code, _, err = call("compare", runs / "plain", *LINF, "--attacks", "FGSM()", "PGD()", "--out", tmp_path / "c")
+    assert (code, err) == (2, "steelman: the disk is full.\n")
 
 
 def test_with_out_everything_is_kept_and_computed_once(call, runs, tmp_path, monkeypatch, peer):
     words = ("compare", runs / "plain", *NEAREST, "--attacks", "DDN(steps=5)", "Bisect()", PEER, "--num", "12")
     code, out, _ = call(*words, "--out", tmp_path / "c")
     assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "c"))
-    outcome = Outcome.load(tmp_path / "c" / "examples" / "outcome-0")
+    outcome = Outcome.load(tmp_path / "c" / "examples" / "outcome-1")  # of the second attack that was named
     page = Page.load(tmp_path / "c" / "results" / "page.json")
     (table,) = page.sections[0].items
     assert repr(outcome.attack) == table.rows[0][1]

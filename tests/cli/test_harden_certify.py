@@ -190,9 +190,18 @@ def test_the_recorded_command_certifies_the_same(runs, call, tmp_path):
     assert call(*recorded[1:]) == (0, out, "")
 
 
-def test_mistakes_are_told_before_a_training_and_its_time_is_its_own(runs, call, tmp_path):
+def test_mistakes_are_told_before_a_training_and_its_time_is_its_own(runs, call, tmp_path, monkeypatch, capsys):
     code, _, err = call("harden", runs / "plain", "--threat", "Linf(0.02)", "--num", "0", "--out", tmp_path / "h")
     assert (code, "num is 0. Expected 1 image or more" in err) == (2, True)
     assert not (tmp_path / "h" / "trained").exists()
+    monkeypatch.setattr("steelman.cli.hardened.train", lambda *_, **__: pytest.fail("trained first"))
+    with pytest.raises(pytest.fail.Exception):
+        call("harden", runs / "plain", "--threat", "Linf(8)", "--num", "9", "--out", tmp_path / "far")
+    assert capsys.readouterr().err.count("eps 8 is beyond the pixel range") == 1
     minutes = float(plan(runs / "plain", Linf(0.02), 10_000.0).words.rpartition("about ")[2].split()[0])
     assert minutes < 100  # thirty epochs of some dozen images
+
+
+def test_a_number_of_radii_needs_a_limit(runs, refused):
+    words = ("certify", runs / "plain", "--threat", "L2(inf)", "--radii", "3")
+    assert "Expected 1 or more up to a finite eps, or radii: --radii 0.5" in refused(*words)

@@ -95,7 +95,11 @@ def fails(monkeypatch, error):
     [
         (Diverged("the loss is\nno number."), 1, "steelman: the loss is no number.\n"),
         (Interrupted("stopped in epoch 3."), 130, "steelman: stopped in epoch 3.\n"),
-        (KeyboardInterrupt(), 130, "steelman: stopped by Ctrl-C. Run the same command again.\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "steelman: stopped by Ctrl-C. Run the same command again: what is done in its --out is not done twice.\n",
+        ),
         (
             OSError(28, "No space left on device", "/disk/x"),
             1,

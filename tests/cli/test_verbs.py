@@ -1,6 +1,7 @@
 """What the verbs print and keep, read back independently."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from steelman.attacks.pgd import PGD
-from steelman.evaluate import Outcome
+from steelman.evaluate import Outcome, strike
 from steelman.page import Page
 from steelman.runs import Run
 from steelman.train import load_run
+from steelman.trust import examine
 
 LINF = ("--threat", "Linf(0.2)")
 
@@ -216,6 +218,46 @@ def test_evaluate_compares_models_on_the_same_images(call, runs, tmp_path):
     assert "paired" not in facts["models"][0]
     for index, outcome in enumerate(held):
         assert facts["models"][index]["robust"] == json.loads(json.dumps(outcome.robust.to_json()))
+
+
+def test_a_stopped_evaluation_goes_on_with_what_is_left(call, runs, tmp_path, monkeypatch):
+    words = ("evaluate", runs / "plain", runs / "other", "--threat", "Linf(0.02)", "--attack", "PGD(steps=3)")
+    words += ("--certifier", "BranchAndBound()", "--curve", "0.01,0.02", "--out")
+    whole = told(call, *words, tmp_path / "whole")
+    struck, examined = [], []
+
+    def watched(*args, **options):
+        struck.append(args[2])
+        return strike(*args, **options)
+
+    def stops_once(*args, **options):
+        examined.append(args[2].attack)
+        if len(examined) == 2:
+            raise KeyboardInterrupt
+        return examine(*args, **options)
+
+    monkeypatch.setattr("steelman.bracket.strike", watched)
+    monkeypatch.setattr("steelman.measurement.examine", stops_once)
+    assert call(*words, tmp_path / "e")[0] == 130
+    assert struck.count(PGD(steps=3)) == 2
+    resumed = told(call, *words, tmp_path / "e")
+    assert struck.count(PGD(steps=3)) == 2  # both attacks were done when it stopped
+    for model in (*whole["models"], *resumed["models"]):
+        model.pop("seconds")
+    assert whole == resumed
+
+
+def test_the_commands_that_runs_record_name_where_data_lie(call, arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = ("--data-root", arrays.parent)
+    assert call("train", "Linear1(width=4)", "--data", arrays, "--epochs", "1", *root, "--out", "r")[0] == 0
+    assert call("evaluate", "r", *LINF, "--attack", "FGSM()", *root, "--out", "e")[0] == 0
+    for run in ("r", "e"):
+        page = Page.load(tmp_path / run / "results" / "page.json")
+        assert page.rerun == Run.existing(tmp_path / run).command
+        words = shlex.split(page.rerun)
+        assert words[words.index("--data-root") + 1] == str(arrays.parent)
+        assert words[words.index("--out") + 1] == run
 
 
 def test_evaluate_prints_a_row_a_model(call, runs):

@@ -378,6 +378,18 @@ def test_a_layer_that_is_not_known_gives_none(name):
         assert interval_margins(model, x, torch.tensor([0, 1, 2]), Linf(0.01)) is None
 
 
+def test_noise_of_a_generator_that_a_layer_holds_gives_none():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source = np.random.default_rng(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) + float(self.source.random())
+
+    assert interval_margins(Noisy().eval(), images(3), torch.tensor([0, 1, 2]), Linf(0.01)) is None
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2), nn.Dropout()])
 def test_a_module_in_train_mode_gives_none_and_is_left_alone(layer):
     model, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(128, 2)).eval(), images(3)

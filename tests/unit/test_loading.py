@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from steelman import load
 from steelman.cli import main
-from steelman.errors import RunError, SpecError
+from steelman.errors import RunError, SpecError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,8 @@ def test_what_is_no_run_and_no_name_is_said(tmp_path):
         load(tmp_path)
     with pytest.raises(SpecError, match="unknown architecture 'CNM'"):
         load("CNM")
+    with pytest.raises(UsageError, match=r"'nets/mine\.py:build' is no package\.module:factory"):
+        load("nets/mine.py:build")  # a path, and of no run
 
 
 def test_weights_may_come_from_another_run(run, tmp_path):

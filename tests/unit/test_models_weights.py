@@ -151,7 +151,8 @@ def test_a_torchscript_archive_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"hello\n" * 99]
+    "damage",
+    [lambda data: data[: len(data) // 2], lambda data: data[:-9], lambda data: b"", lambda data: b"hello\n" * 99],
 )
 def test_damaged_files_are_refused(name, damage, tmp_path):
     path = tmp_path / name

@@ -1,5 +1,6 @@
 """Figures in the look of LaTeX: fonts, escapes, and what happens where LaTeX is missing or fails."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_figures_are_pdf_in_computer_modern(run: Path) -> None:
         assert text.startswith(b"%PDF")
         assert b"cmr10" in text.lower()
         assert b"CreationDate" not in text  # the same figure is the same file
+
+
+def test_nothing_is_said_of_the_dates_in_fonts(run: Path) -> None:
+    draw_paper(run)
+    assert not logging.getLogger("fontTools.ttLib").isEnabledFor(logging.WARNING)
 
 
 def test_without_latex_one_line_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,4 +127,11 @@ def _random_state(model: nn.Module, x: Tensor) -> tuple[object, ...]:
     states = [torch.get_rng_state(), *(one.get_state().cpu() for one in generators_of(model))]
     states += [torch.cuda.get_rng_state(x.device)] if x.is_cuda else []
     _, keys, place, *_ = np.random.get_state()
-    return (*(state.numpy().tobytes() for state in states), np.asarray(keys).tobytes(), place)
+    own = [
+        str(value.bit_generator.state)
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, np.random.Generator)
+    ]
+    drawn = (np.asarray(keys).tobytes(), place, *own)
+    return (*(state.numpy().tobytes() for state in states), *drawn)

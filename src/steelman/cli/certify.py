@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from steelman.cli.options import JsonOption, Subject, ThreatOption
-from steelman.cli.output import command_line, say, say_json, say_table
+from steelman.cli.output import rerun, say, say_json, say_table
 
 if TYPE_CHECKING:
     from steelman.certification import Certification
@@ -38,7 +38,7 @@ def certify(
 
     measurement = inputs.measurement((run,) if run is not None else (), None, threat, subject)
     ball = inputs.given_threat(threat)
-    at = (ball.eps,) if radii is None else inputs.radii(radii, ball)
+    at = (ball.eps,) if radii is None else inputs.radii(radii, ball, "--radii")
     facts = _certified(Certification(parse(certifier, "certifier"), measurement, at), subject, out)
     if as_json:
         say_json(facts)
@@ -81,14 +81,14 @@ def _certified(asked: "Certification", subject: Subject, out: Path | None) -> di
 def _command(asked: "Certification", subject: Subject, out: Path) -> str:
     """The words that do it again."""
     spec = asked.measurement
-    words = ["steelman", "certify", *spec.runs, "--certifier", repr(asked.certifier), "--threat", repr(spec.threat)]
-    words += ["--radii", ",".join(repr(eps) for eps in asked.radii)]
-    options = (("--model", spec.model), ("--weights", spec.weights), ("--data", subject.data))
-    for name, value in (*options, ("--split", spec.split), ("--num", spec.num), ("--seed", spec.seed)):
-        words += [] if value is None else [name, str(value)]
-    words += [] if subject.data_root is None else ["--data-root", str(subject.data_root)]
-    words += ["--skip-bad"] if subject.skip_bad else []
-    return command_line([*words, "--out", str(out)])
+    return rerun(
+        ["steelman", "certify", *spec.runs],
+        certifier=repr(asked.certifier),
+        threat=repr(spec.threat),
+        radii=",".join(repr(eps) for eps in asked.radii),
+        **subject.options(spec),
+        out=out,
+    )
 
 
 def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from steelman.cli.options import JsonOption, Subject, ThreatOption
-from steelman.cli.output import command_line, say, say_json, say_table
+from steelman.cli.output import rerun, say, say_json, say_table
 
 if TYPE_CHECKING:
     from steelman.comparison import Comparison
@@ -70,11 +70,8 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
         command = _command(comparison, subject, out)
         with Run.open(out, repr(comparison), prepared.digest, command=command, need=need) as run:
             if not run.finished:
-                rows = compute(comparison, prepared, progress)
+                rows = compute(comparison, prepared, progress, run.path / "examples")
                 facts = record(comparison, prepared, rows)
-                for index, row in enumerate(rows):
-                    if row.outcome is not None:
-                        row.outcome.save(run.path / "examples" / f"outcome-{index}")
                 pages.keep(run, comparison_page(facts, rows, command))
                 run.write_json("comparison", facts)
                 run.finish()
@@ -85,16 +82,7 @@ def _command(comparison: "Comparison", subject: Subject, out: Path) -> str:
     """The words that do it again."""
     asked = comparison.measurement
     words = ["steelman", "compare", *asked.runs, "--attacks", *map(repr, comparison.attacks)]
-    words += ["--threat", repr(asked.threat)]
-    options = (
-        ("--model", asked.model),
-        ("--weights", asked.weights),
-        ("--data", subject.data),
-        ("--data-root", subject.data_root),
-    )
-    for name, value in (*options, ("--split", asked.split), ("--num", asked.num), ("--seed", asked.seed)):
-        words += [] if value is None else [name, str(value)]
-    return command_line([*words, *(["--skip-bad"] if subject.skip_bad else []), "--out", str(out)])
+    return rerun(words, threat=repr(asked.threat), **subject.options(asked), out=out)
 
 
 def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -6,7 +6,7 @@ from typing import Any
 from steelman.cli import inputs, pages, results
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
-from steelman.cli.output import command_line
+from steelman.cli.output import rerun
 from steelman.crossing import Crossing, cross, crossing_page, digest, read_sets, record, with_source
 from steelman.errors import UsageError
 from steelman.runs import DISK_SPACE, Run
@@ -39,17 +39,14 @@ def crossed(what: Crossing, subject: Subject, out: Path | None) -> dict[str, Any
         what, sets = with_source(what, prepared), read_sets(what, prepared)
         if out is None:
             return record(what, prepared, cross(what, prepared, sets, None, progress))
-        words = ["steelman", "transfer-matrix", repr(what), "--out", str(out)]
-        words += ["--data-root", str(subject.data_root)] if subject.data_root else []
+        command = rerun(["steelman", "transfer-matrix", repr(what)], data_root=subject.data_root, out=out)
         size = 4 * prepared.data.images.numel() * len(prepared.subjects) * len(what.attacks)
-        with Run.open(
-            out, repr(what), digest(prepared, sets), command=command_line(words), need=DISK_SPACE + size
-        ) as run:
+        with Run.open(out, repr(what), digest(prepared, sets), command=command, need=DISK_SPACE + size) as run:
             if not run.finished:
                 found = cross(what, prepared, sets, run, progress)
                 facts = record(what, prepared, found)
                 run.write_json("matrix", facts)
-                pages.keep(run, crossing_page(facts, found, command_line(words)))
+                pages.keep(run, crossing_page(facts, found, command))
                 run.finish()
             return run.read_json("matrix")
 

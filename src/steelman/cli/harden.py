@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from steelman.cli.options import JsonOption, RootOption, ThreatOption
-from steelman.cli.output import command_line, say, say_json, say_table
+from steelman.cli.output import rerun, say, say_json, say_table
 
 
 def harden(
@@ -31,11 +31,9 @@ def harden(
 
     ball = inputs.given_threat(threat)
     place = out or Path("out") / "harden"
-    command = ["steelman", "harden", str(run), "--threat", repr(ball), "--minutes", f"{minutes:g}", "--num", str(num)]
-    command += ["--seed", str(seed), "--out", str(place)]
-    facts: dict[str, Any] = hardened.kept(
-        run, ball, minutes, num, place, root=data_root, seed=seed, command=command_line(command)
-    )
+    options = {"minutes": f"{minutes:g}", "num": num, "seed": seed, "data_root": data_root, "out": place}
+    command = rerun(["steelman", "harden", str(run)], threat=repr(ball), **options)
+    facts: dict[str, Any] = hardened.kept(run, ball, minutes, num, place, root=data_root, seed=seed, command=command)
     report = write_report(place / "evaluation")
     if as_json:
         say_json({**facts, "run": str(place / "trained"), "report": str(report)})

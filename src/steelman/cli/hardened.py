@@ -17,7 +17,7 @@ from steelman.runs import Run
 from steelman.spec import parse
 from steelman.stats import Share
 from steelman.threats import Ball
-from steelman.train import train
+from steelman.train import load_run, train
 
 
 def kept(
@@ -30,6 +30,7 @@ def kept(
     Raises:
         RunError: the directory holds another hardening, or cannot be written; whatever training refuses.
     """
+    inputs.warn_of_threat(threat, load_run(run).shape)
     chosen = _chosen(run, threat, minutes, out, root, seed)
     asked = Measurement(
         parse(inputs.usual_attack(threat), "attack"),
@@ -40,7 +41,7 @@ def kept(
     )
     with reporting() as progress:
         train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
-    facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation")
+    facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation", warned=True)
     facts["models"][0]["model"], facts["models"][1]["model"] = "before", "after"
     facts |= {"plan": chosen["words"], "words": _words(facts)}
     page = Page.load(out / "evaluation" / "results" / "page.json")

@@ -143,7 +143,7 @@ def usual_attack(threat: Ball) -> str:
     return "Strongest((SigmaZero(), PGD(steps=100, loss='margin')))" if isinstance(threat, L0) else "Reliable()"
 
 
-def radii(text: str, threat: Ball) -> tuple[float, ...]:
+def radii(text: str, threat: Ball, option: str = "--curve") -> tuple[float, ...]:
     """The radii that `0.05,8/255,0.2` names, or, for a whole number, so many equal steps up to the threat's eps.
 
     Raises:
@@ -153,7 +153,7 @@ def radii(text: str, threat: Ball) -> tuple[float, ...]:
         num = int(text)
         if num < 1 or not math.isfinite(threat.eps):
             raise UsageError(
-                f"{num} radii up to {threat!r}. Expected 1 or more up to a finite eps, or the radii: --curve 0.5,1,1.5."
+                f"{num} radii up to {threat!r}. Expected 1 or more up to a finite eps, or radii: {option} 0.5,1,1.5."
             )
         steps = [threat.eps * (step / num) for step in range(1, num + 1)]
         return tuple(sorted({float(math.ceil(eps)) for eps in steps})) if isinstance(threat, L0) else tuple(steps)

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from steelman.measurement import Measurement
 
 DataOption = Annotated[
     str | None,
@@ -41,3 +44,8 @@ class Subject:
     skip_bad: SkipOption = False
     seed: Annotated[int, Parameter(help="Of the attack's random choices.")] = 0
     device: DeviceOption = "cpu"
+
+    def options(self, asked: "Measurement") -> dict[str, object]:
+        """What the command line says of them, for a command that does it again."""
+        named = {name: getattr(asked, name) for name in ("model", "weights", "split", "num", "seed")}
+        return named | {"data": self.data, "data_root": self.data_root, "skip_bad": self.skip_bad}

@@ -56,6 +56,15 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def rerun(words: Sequence[str], **options: object) -> str:
+    """The command that does it again: the words, and each option that has a value; a flag is there or not."""
+    asked = list(words)
+    for name, value in options.items():
+        if value is not None and value is not False:
+            asked += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return command_line(asked)
+
+
 def command_line(words: Sequence[str]) -> str:
     """The words as a shell takes them: a text with single quotes in double ones, where nothing in it would change."""
     return " ".join(_quoted(word) for word in words)

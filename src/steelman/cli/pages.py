@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from steelman.cli.output import command_line
+from steelman.cli.output import rerun
 from steelman.measurement import Measured, Prepared
 from steelman.page import Bars, Cell, Lines, Page, Panel, Samples, Section, Series, Table, Trust
 from steelman.runs import Run
@@ -25,6 +25,7 @@ def keep_training_page(run: Run) -> dict[str, Any]:
     facts = {
         "run": str(run.path),
         "spec": run.spec_text,
+        "command": run.command or rerun(["steelman", "train", run.spec_text], out=run.path),
         "natural": natural,
         "epochs": len(history["rows"]) - 1,
         "best_epoch": history["best_epoch"],
@@ -90,7 +91,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         headline=f"{Share(**facts['natural'])} of the test images are classified correctly.",
         findings=(*early, *guard, *facts["notes"]),
         sections=(Section("Result", (), (table,)), Section("Course", (), (*curves, *_guard_lines(rows)))),
-        rerun=command_line(["steelman", "train", facts["spec"]]),
+        rerun=facts["command"],
         facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from steelman.cli import inputs, pages
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
-from steelman.cli.output import command_line
+from steelman.cli.output import rerun
 from steelman.data import Data
 from steelman.evaluate import Outcome
 from steelman.export import INDEX, export, is_lossy, share_lost
@@ -42,20 +42,20 @@ def exported(outcome: Outcome, data: Data, path: Path) -> tuple[str, str]:
     return str(path), f"{words}: see the column survives of {path / INDEX}. Export to .npz to keep them as they are."
 
 
-def kept(asked: Measurement, subject: Subject, out: Path) -> dict[str, Any]:
-    """The same from a run directory, where it is computed at most once.
+def kept(asked: Measurement, subject: Subject, out: Path, *, warned: bool = False) -> dict[str, Any]:
+    """The same from a run directory, where it is computed at most once; `warned` of the threat already, or not.
 
     Raises:
         RunError: the directory is in use, holds something else, or cannot be written; too little disk space.
     """
     with reporting() as progress:
-        prepared = ready(asked, subject, progress)
+        prepared = ready(asked, subject, progress, warned=warned)
         asked = dataclasses.replace(asked, data=prepared.source)
-        command = command_line(["steelman", "evaluate", repr(asked), "--out", str(out)])
+        command = rerun(["steelman", "evaluate", repr(asked)], data_root=subject.data_root, out=out)
         need = DISK_SPACE + 5 * prepared.data.images.numel() * len(prepared.subjects)
         with Run.open(out, repr(asked), prepared.digest, command=command, need=need) as run:
             if not run.finished:
-                _keep(run, prepared, measure(prepared, progress), command)
+                _keep(run, prepared, measure(prepared, progress, run), command)
             return run.read_json("evaluation")
 
 
@@ -192,17 +192,19 @@ def _trust_lines(checks: list[dict[str, Any]]) -> list[str]:
     return [f"{'' if index else 'trust':<8} {words}" for index, words in enumerate(found)]
 
 
-def ready(asked: Measurement, subject: Subject, progress: Progress) -> Prepared:
-    """Everything that a measurement needs, and a warning of a threat that allows any image."""
+def ready(asked: Measurement, subject: Subject, progress: Progress, *, warned: bool = False) -> Prepared:
+    """Everything that a measurement needs, and, unless there was one, a warning of a threat that allows any image."""
     prepared = prepare(asked, subject.data_root, progress, device=inputs.device(subject.device))
-    inputs.warn_of_threat(asked.ball, prepared.data.shape)
+    if not warned:
+        inputs.warn_of_threat(asked.ball, prepared.data.shape)
     return prepared
 
 
 def _keep(run: Run, prepared: Prepared, found: list[Measured], command: str) -> None:
     facts = record(prepared, found)
     for index, one in enumerate(found):
-        one.outcome.save(run.path / "examples" / f"outcome-{index}")
+        if not run.has(f"examples/outcome-{index}.json"):
+            one.outcome.save(run.path / "examples" / f"outcome-{index}")
         if one.curve is not None:
             rows = {"right": one.curve.right, "distance": one.curve.distance}
             run.write_tensors(f"examples/curve-{index}.safetensors", rows)

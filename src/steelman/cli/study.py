@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from steelman.cli.options import DataOption, JsonOption, RootOption, SkipOption
-from steelman.cli.output import command_line, say, say_json
+from steelman.cli.output import rerun, say, say_json
 
 
 def study(
@@ -36,7 +36,7 @@ def study(
     source = None if data is None else inputs.source(data, data_root)
     asked = inputs.study(name, {"preset": preset, "scale": scale, "data": source, "seed": seed}, skip_bad=skip_bad)
     place = out or Path("out") / type(asked).__name__.lower()
-    command = command_line(["steelman", "study", repr(asked), "--out", str(place)])
+    command = rerun(["steelman", "study", repr(asked)], data_root=data_root, out=place)
     with reporting() as progress:
         asked.run(place, data_root, progress, command=command)
         report = write_report(place)

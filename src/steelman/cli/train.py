@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption
-from steelman.cli.output import command_line, say, say_json
+from steelman.cli.output import rerun, say, say_json
 from steelman.schedules import Schedule
 
 
@@ -69,9 +69,9 @@ def train(
         inputs.check_named(named, training)
     place = inputs.device(device)
     inputs.warn_of_training(training, data_root)
-    command = ["steelman", "train", repr(training), *(["--out", str(out)] if out else [])]
+    command = rerun(["steelman", "train", repr(training)], data_root=data_root, out=out)
     with reporting() as progress:
-        run = train_run(training, out, data_root, progress, device=place, command=command_line(command))
+        run = train_run(training, out, data_root, progress, device=place, command=command)
     facts = pages.keep_training_page(run)
     if as_json:
         say_json(facts)

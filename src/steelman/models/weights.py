@@ -1,5 +1,6 @@
 """Reading weights from files that others made: safetensors, or a pickled state_dict of which no code is ever run."""
 
+import errno
 import pickle
 import re
 import warnings
@@ -73,8 +74,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of (TorchScript) is refused below
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise WeightsError(_unreadable(path, error)) from None  # torch looks before the beginning of a short file
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         reason = _code_in(path, error)
         if reason is None:

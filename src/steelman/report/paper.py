@@ -1,5 +1,6 @@
 """Figures in the look of LaTeX, as PDF for a paper: in matplotlib's own Computer Modern, or set by LaTeX itself."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,7 @@ def draw_paper(run_dir: Path, page: Page, *, tex: bool) -> tuple[Path, ...]:
         raise UsageError(
             f"--tex needs LaTeX, and there is no {missing[0]} here. Install TeX Live, or use --paper, which needs none."
         )
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the dates in matplotlib's own fonts
     items = [item for section in page.sections for item in section.items if isinstance(item, Lines | Bars)]
     paths: list[Path] = []
     for item in items:

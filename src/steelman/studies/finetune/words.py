@@ -73,8 +73,10 @@ def verdict(arm: Arm) -> str:
         return "it did not learn to hold"
     if _learned_the_attack(arm):
         return "it learned the attack, not the task"
-    if fgsm - pgd > 0.05 and arm.after["p"]["pgd"] < 0.01:
-        return "it holds in part, and FGSM shows too much"
+    if fgsm > pgd and arm.after["p"]["pgd"] < 0.01:
+        if fgsm - pgd > 0.05:
+            return "it holds in part, and FGSM shows too much"
+        return f"it holds against both, and FGSM shows {100 * (fgsm - pgd):.1f} points too much"
     return "it holds against both alike"
 
 
