@@ -155,6 +155,15 @@ class Counting(Certifier):
         return x[:, 0, 0, 0] > 0.5
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class Slow(Counting):
+    """The same with another proof that is quick."""
+
+    @property
+    def quick(self) -> Certifier:
+        return CROWN()
+
+
 @pytest.fixture
 def data() -> Data:
     pixels = torch.randint(256, (1200, 1, 6, 6), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
@@ -182,6 +191,23 @@ def test_certificates_are_kept_and_not_computed_again(model, data, tmp_path: Pat
         certify(model, data, Counting(), Linf(0.2), run=run, progress=stop)
         assert told[4:] == [500, 1000, 1200]
     assert torch.equal(certify(model, data, Counting(), Linf(0.1)), expected)
+
+
+def test_a_slow_certifier_is_kept_by_few_images(model, data, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("steelman.certify._SECONDS", 0.0)
+    told: list[int] = []
+
+    def stop(done: int, total: int, words: str) -> None:
+        told.append(done)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with Run.open(tmp_path / "run", "Test()") as run:
+        with pytest.raises(KeyboardInterrupt):
+            certify(model, data.first(50), Slow(), Linf(0.1), run=run, progress=stop)
+        assert run.read_tensors("examples/certified.safetensors")["certified"].eq(-1).sum() == 30
+        certify(model, data.first(50), Slow(), Linf(0.1), run=run, progress=stop)
+    assert told == [20, 40, 40, 50]
 
 
 def test_a_data_set_is_certified_as_its_images_are(model, data):
