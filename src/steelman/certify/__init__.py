@@ -79,7 +79,8 @@ def certify(
         threat: around each image.
         run: where to keep the results.
         name: of the file.
-        seed: of the random choices of each part of 500 images, of slow certifiers of 20, so that they do not depend on where a kill came.
+        seed: of the random choices of each part of 500 images, 20 of a slow certifier, so that they do not depend on
+            where a kill came.
         progress: told in images.
 
     Raises:
