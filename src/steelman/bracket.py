@@ -11,7 +11,7 @@ from steelman.attacks import Attack
 from steelman.attacks.pgd import PGD
 from steelman.certify import Certifier, certify
 from steelman.data import Data
-from steelman.evaluate import Outcome, accuracy, once, strike
+from steelman.evaluate import Outcome, accuracy, strike, struck_once
 from steelman.page import Check
 from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
@@ -97,7 +97,7 @@ def bracketed(
     options |= {"proven": certified.to(data.labels.device), "generator": generator}
     options["progress"] = stages.stage("attacking the rest")
     kept = None if run is None else run.path / "examples" / name
-    outcome = once(kept, data.labels.device, lambda: strike(model, data, attack, threat, **options))
+    outcome = struck_once(kept, model, data, attack, threat, **options)
 
     def more(at: Ball, known: Mask, possible: Mask) -> Mask:
         """The images known to be proven, and those that the certifier proves of the possible ones."""

@@ -69,6 +69,24 @@ def fixed_noise(model: nn.Module, seed: int = 0) -> Yields[None]:
 
 
 @contextlib.contextmanager
+def drawing_from(model: nn.Module, seed: int) -> Yields[None]:
+    """Inside, whatever a model draws follows from this seed; afterwards its generators and the global one go on.
+
+    The stream is none that a generator of that seed gives: what is searched for and what is then asked of the model
+    must not meet the same noise.
+    """
+    devices = sorted({one.device for one in model.parameters() if one.is_cuda}, key=str)
+    with put_back(model), torch.random.fork_rng(devices):
+        torch.random.manual_seed(seed + _APART)
+        for place, own in enumerate(generators_of(model), 1):
+            own.manual_seed(seed + _APART + place)
+        yield
+
+
+_APART = 0x9E3779B9  # added to a seed for noise of its own
+
+
+@contextlib.contextmanager
 def put_back(model: nn.Module) -> Yields[None]:
     """Inside, the model may draw from generators of its own; afterwards they stand where they stood."""
     states = [(own, own.get_state()) for own in generators_of(model)]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from steelman.attacks import Attack
-from steelman.curves import Curve
+from steelman.curves import Curve, reach
 from steelman.engine import generator_for
 from steelman.errors import RunError, SteelmanError, UsageError
-from steelman.evaluate import Outcome, once, strike
+from steelman.evaluate import Outcome, struck_once
 from steelman.measurement import Measurement, Prepared
 from steelman.optimality import envelope, largest, optimality
 from steelman.page import Lines, Page, Panel, Section, Series, Table
@@ -159,7 +159,7 @@ def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: P
     generator = generator_for(data.images, comparison.measurement.seed)
     options: dict[str, Any] = {"closest": math.isinf(threat.eps), "generator": generator, "progress": progress}
     try:
-        return Row(attack, once(stem, data.labels.device, lambda: strike(model, data, attack, threat, **options)))
+        return Row(attack, struck_once(stem, model, data, attack, threat, **options))
     except RunError:  # no room for the outcome: that is no failure of the attack
         raise
     except Exception as error:  # whatever it is: the other attacks are still worth having
@@ -207,7 +207,7 @@ def _figure(rows: Sequence[Row]) -> Lines:
     named = [(label, one.nan_to_num(nan=0.0, posinf=math.inf)) for (label, _), one in zip(done, known, strict=True)]
     named += [("all together", envelope(known))] if len(named) > 1 else []
     series = tuple(
-        Series(label, "other", tuple(radii), tuple(float((one > radius).double().mean()) for radius in radii))
+        Series(label, "other", tuple(radii), tuple(float((one.double() > reach(to)).double().mean()) for to in radii))
         for label, one in named
     )
     caption = f"Share of {n} images that are right and have no known success within the distance"

@@ -29,7 +29,7 @@ class Crossing(Spec):
     """Which classifiers and images, which attacks on each of them, and which sets made earlier.
 
     Raises:
-        UsageError: an attack given twice, or too little to compare.
+        UsageError: an attack or a run given twice, or too little to compare.
     """
 
     measurement: Measurement
@@ -44,6 +44,8 @@ class Crossing(Spec):
                 f"{len(models)} runs and {len(self.sets)} sets were given. Expected two runs or more, or a run and a "
                 "set that attack --save wrote."
             )
+        if again := [run for run in models if models.count(run) > 1]:
+            raise UsageError(f"{again[0]} was given twice. Name each run once.")
         if twice := [attack for attack in self.attacks if self.attacks.count(attack) > 1]:
             raise UsageError(f"an attack was given twice: {twice[0]!r}. Name each attack once.")
 
@@ -91,7 +93,7 @@ def cross(
 ) -> Crossed:
     """Attack every image on each classifier, judge all on each, and ask whether the white-box numbers can be trusted.
 
-    With a run the adversarial images are kept there.
+    With a run the adversarial images are kept there, and those that are there are not made again.
     """
     threat, data, seed = crossing.measurement.ball, prepared.data, crossing.measurement.seed
     models = {subject.name: subject.model for subject in prepared.subjects}
@@ -100,10 +102,14 @@ def cross(
     for name, model in models.items():
         for index, attack in enumerate(crossing.attacks):
             generator, stage = generator_for(data.images, seed), stages.stage(name)
+            file, words = f"examples/{name}-{index}.safetensors", {"attack": repr(attack)}
+            if run is not None and run.has(file) and run.read_metadata(file) == words:
+                kept = {key: tensor.to(data.images.device) for key, tensor in run.read_tensors(file).items()}
+                made.append(AdversarialSet(name, repr(attack), kept["x_adv"], kept["y"]))
+                continue
             made.append(craft(name, model, data, attack, threat, generator=generator, progress=stage))
             if run is not None:
-                tensors = {"x_adv": made[-1].x_adv, "y": made[-1].y}
-                run.write_tensors(f"examples/{name}-{index}.safetensors", tensors, metadata={"attack": repr(attack)})
+                run.write_tensors(file, {"x_adv": made[-1].x_adv, "y": made[-1].y}, metadata=words)
     found = judged(models, data, made, stages.stage("judging"))
     natural = {name: accuracy(model, data) for name, model in models.items()}
     panels: list[Trust] = []

@@ -76,9 +76,9 @@ class Curve:
         Raises:
             UsageError: nothing was searched as far as that.
         """
-        if eps > _reach(self.threat.eps):
+        if eps > reach(self.threat.eps):
             raise UsageError(f"robust accuracy at eps {eps:g}, but searched was up to {self.threat.eps:g} only.")
-        return Share.of(self.right & ~(self.distance <= _reach(eps)))
+        return Share.of(self.right & ~(self.distance <= reach(eps)))
 
     def quantile(self, share: float) -> float:
         """The least radius within which at least this share of the right images break; inf where that is beyond all.
@@ -94,7 +94,7 @@ class Curve:
     def between(self) -> list[Share]:
         """The share of the right images that break up to each of the radii asked for, and not before; last: later."""
         radii = self.distance[self.right]
-        edges = [-math.inf, *(_reach(eps) for eps in self.epsilons), math.inf]
+        edges = [-math.inf, *(reach(eps) for eps in self.epsilons), math.inf]
         counts = [int((radii <= edge).sum()) for edge in edges[:-1]] + [len(radii)]
         return [Share.counted(after - before, len(radii)) for before, after in itertools.pairwise(counts)]
 
@@ -242,7 +242,7 @@ class _Search:
         return num * int(self.first.right.sum()) * self.full or None
 
     def _open(self, eps: float) -> Tensor:
-        return (self.first.right & ~(self.distance <= _reach(eps))).nonzero().squeeze(1)
+        return (self.first.right & ~(self.distance <= reach(eps))).nonzero().squeeze(1)
 
     def _strike(self, attack: Attack, rows: Tensor, eps: float, progress: Progress) -> Outcome | None:
         if len(rows) == 0:
@@ -286,7 +286,7 @@ class _Search:
         self.nearest[rows[hit]] = x_adv[hit]
 
 
-def _reach(eps: float) -> float:
+def reach(eps: float) -> float:
     """eps, and what threats allow for rounding."""
     return eps + TOLERANCE * max(1.0, eps)
 

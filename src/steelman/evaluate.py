@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Generator, nn
 
 from steelman.attacks import Attack
 from steelman.attacks.found import Health, broken
+from steelman.chance import drawing_from
 from steelman.data import Data
 from steelman.engine import generator_for, guarded, micro_batch, predict
 from steelman.errors import PixelError, RunError, ThreatViolation, UsageError
@@ -118,15 +118,21 @@ class Outcome:
             raise RunError(f"cannot read the outcome {stem}: {reason}. Expected its .safetensors and .json.") from None
 
 
-def once(stem: Path | None, device: str | torch.device, make: Callable[[], Outcome]) -> Outcome:
-    """The outcome that an earlier call saved under this stem; else what `make` makes, which is then saved there.
+def struck_once(
+    stem: Path | None, model: nn.Module, data: Data, attack: Attack, threat: Ball, **options: Any
+) -> Outcome:
+    """The outcome of this very strike that an earlier call saved under the stem; else it is made, and saved there.
+
+    The caller sees to it that model and images are those of the earlier call, as a run does by their digest.
 
     Raises:
-        RunError: it cannot be read or written.
+        RunError: it cannot be read or written; and as `strike`.
     """
     if stem is not None and Path(f"{stem}.json").exists():
-        return Outcome.load(stem, device)
-    outcome = make()
+        found = Outcome.load(stem, data.labels.device)
+        if (found.attack, found.threat) == (attack, threat) and torch.equal(found.y, data.labels.long()):
+            return found
+    outcome = strike(model, data, attack, threat, **options)
     if stem is not None:
         outcome.save(stem)
     return outcome
@@ -147,7 +153,9 @@ def strike(
     """Attack every image that the model gets right and that is not `proven` to hold, and judge the result.
 
     `target` aims at a class for each image: given as labels, or chosen as steelman.targets says ("random",
-    "least-likely", "next"). The model's mode, gradients and memory layout are restored afterwards, on error too.
+    "least-likely", "next"). The model's mode, gradients and memory layout are restored afterwards, on error too. What a
+    random model draws follows from the generator's seed, so that the same strike gives the same rows; its own
+    generators and the global one then stand where they stood.
 
     Raises:
         PixelError: images that are no float32 pixels in [0, 1], or of a shape that the model does not take.
@@ -158,7 +166,7 @@ def strike(
     x, y = (data.pixels(), data.labels) if isinstance(data, Data) else data
     x, y = check_pixels(x), y.long()
     started, was_training = time.perf_counter(), any(module.training for module in model.modules())
-    with guarded(model):
+    with guarded(model), drawing_from(model, 0 if generator is None else generator.initial_seed()):
         logits = logits_of(model, x)
         _check_labels(y, logits)
         goal = _targets(target, y, logits, generator)

@@ -161,6 +161,7 @@ class _Loop:
         if run is not None:
             if run.has(FILE):
                 state.restore(run)
+                self.next_epoch = len(state.rows)
             run.truncate_log(len(state.rows))
         try:
             if not state.rows:

@@ -92,7 +92,7 @@ def plan(run: Path, threat: Ball, minutes: float, *, root: Path | None = None, s
         keep="last",  # the best natural accuracy on val is the least robust
         clip_gradient=10.0,
     )
-    training = replace(trained.training, recipe=recipe, seed=seed, start=str(run.resolve()), num=fewer)
+    training = replace(trained.training, recipe=recipe, seed=seed, start=str(run.resolve()), blocks=None, num=fewer)
     images = f"{fewer or num:,} images"
     about = minutes * min(1.0, fits / epochs)  # many epochs more than these are no use
     words = f"{choice.words}, {fits} epoch{'s' if fits > 1 else ''} of {images}, about {about:.2g} min on this machine"

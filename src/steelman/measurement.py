@@ -19,7 +19,7 @@ from steelman.data.matching import few, matched
 from steelman.defences import Shield
 from steelman.engine import generator_for
 from steelman.errors import DataError, PixelError, UsageError, WeightsError
-from steelman.evaluate import Outcome, once, strike
+from steelman.evaluate import Outcome, struck_once
 from steelman.loading import load
 from steelman.models.factory import check_fit
 from steelman.models.weights import add_weights
@@ -28,10 +28,10 @@ from steelman.progress import Progress, silent
 from steelman.random_models import random_accuracies
 from steelman.repair import Repair, repair
 from steelman.runs import Run
-from steelman.shielded import Shielded, strike_shielded
+from steelman.shielded import Shielded, averaging, strike_shielded
 from steelman.spec import Spec
 from steelman.stats import Share, mcnemar
-from steelman.targets import TargetKind, check_kind
+from steelman.targets import TargetKind, check_kind, described
 from steelman.threats import Ball, Threat, as_ball
 from steelman.train import Trained, load_run
 from steelman.trust import examine
@@ -221,7 +221,8 @@ def measure(prepared: Prepared, progress: Progress = silent, run: Run | None = N
 
 def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | None) -> Measured:
     spec, data, name = prepared.measurement, prepared.data, prepared.subjects[index].name
-    words = f"{spec.attack!r} on {name}"
+    aim = "" if spec.target is None else f", aimed at {described(spec.target)}"
+    words = f"{spec.attack!r}{aim} on {name}"
     progress(0, len(data), words)
     struck = _struck(prepared, index, progress, words, run)
     model, outcome = struck.model, struck.outcome
@@ -229,7 +230,7 @@ def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | Non
     repaired = None
     if spec.repair:
         saying = _saying(progress, f"{words}, with repaired gradients")
-        options: dict[str, Any] = {"target": _target(prepared), "generator": _generator(prepared), "progress": saying}
+        options: dict[str, Any] = {"target": outcome.target, "generator": _generator(prepared), "progress": saying}
         repaired = repair(model, data, outcome, **options)
     progress(0, 1, f"checking what can be trusted of {name}")
     trust = examine(model, data, outcome, subject=f"{words} within {spec.ball!r}")
@@ -257,12 +258,11 @@ def _struck(prepared: Prepared, index: int, progress: Progress, words: str, run:
         keeping: dict[str, Any] = {"run": run, "name": f"outcome-{index}", "radii": spec.curve, "progress": progress}
         return _Struck(model, *bracketed(model, data, spec.certifier, spec.attack, spec.ball, **keeping, **options))
     options["progress"] = _saying(progress, words)
-    if spec.shield is not None:
-        shielded = strike_shielded(model, spec.shield, data, spec.attack, spec.ball, **options)
-        return _Struck(shielded.model, shielded.adaptive, shielded=shielded)
     kept = None if run is None else run.path / "examples" / f"outcome-{index}"
-    outcome = once(kept, data.labels.device, lambda: strike(model, data, spec.attack, spec.ball, **options))
-    return _Struck(model, outcome)
+    if spec.shield is not None:
+        shielded = strike_shielded(model, spec.shield, data, spec.attack, spec.ball, kept=kept, **options)
+        return _Struck(shielded.model, shielded.adaptive, shielded=shielded)
+    return _Struck(model, struck_once(kept, model, data, spec.attack, spec.ball, **options))
 
 
 def _target(prepared: Prepared) -> Tensor | TargetKind | None:
@@ -304,7 +304,8 @@ def _curve(prepared: Prepared, subject: Subject, outcome: Outcome, progress: Pro
     """The curve of one model; the attack of the measurement is its check."""
     words = f"curve of {subject.name}"
     progress(0, 1, words)
-    nearest, check = prepared.measurement.curve_attacks
+    shield = prepared.measurement.shield
+    nearest, check = (averaging(one, shield) for one in prepared.measurement.curve_attacks)
     return curve(
         subject.model,
         prepared.data,

@@ -20,9 +20,10 @@ from steelman.types import PerExample
 def optimality(distances: Sequence[PerExample]) -> list[float]:
     """The optimality of each attack among all of them: 1 where none is nearer on any image, 0 where it finds nothing.
 
-    `distances` holds for each attack one distance an image: inf where it found nothing, NaN or 0 where the image was
-    wrong from the start. Images that no attack breaks say nothing and are the same for all. NaN where the formula has
-    no value: no attack broke an image that was right, or all break at the same least distance.
+    `distances` holds for each attack one distance an image: inf where it found nothing, NaN where the image was wrong
+    from the start (or 0 for all); a random model may break at distance 0. Images that no attack breaks say nothing and
+    are the same for all. NaN where the formula has no value: no attack broke an image that was right, or all break at
+    the same least distance.
 
     Raises:
         UsageError: no attack, no image, or distances of different images.
@@ -31,7 +32,7 @@ def optimality(distances: Sequence[PerExample]) -> list[float]:
     best = known.amin(0)
     limit = largest(distances)
     areas, least = known.clamp_max(limit).mean(1), best.clamp_max(limit).mean()
-    widest = (best > 0).double().mean() * limit  # of an attack that finds nothing
+    widest = (known > 0).any(0).double().mean() * limit  # of an attack that finds nothing
     if widest <= least:
         return [math.nan] * len(known)
     return [float(1 - (area - least) / (widest - least)) for area in areas]
@@ -56,7 +57,8 @@ def _stacked(distances: Sequence[PerExample]) -> Tensor:
         raise UsageError(
             f"optimality of attacks with {lengths} images. Expected one attack or more on the same images."
         )
-    known = torch.stack([one.double() for one in distances]).nan_to_num(nan=0.0, posinf=math.inf)
-    if bool(((known == 0).any(0) != (known == 0).all(0)).any()):
+    known = torch.stack([one.double() for one in distances])
+    wrong = known.isnan()
+    if bool((wrong.any(0) & ~((known == 0) | wrong).all(0)).any()):
         raise UsageError("attacks were given on different images: some are wrong from the start for one attack only.")
-    return known
+    return known.nan_to_num(nan=0.0, posinf=math.inf)

@@ -6,6 +6,7 @@ shield and works on the defended model, through stand-ins where it has no deriva
 """
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from steelman.attacks import Attack
 from steelman.data import Data
 from steelman.defences import Shield
 from steelman.engine import guarded
-from steelman.evaluate import Outcome, judge, strike
+from steelman.evaluate import Outcome, judge, struck_once
 from steelman.progress import Progress, silent
 from steelman.stats import Share, mcnemar
 from steelman.targets import TargetKind
@@ -60,6 +61,7 @@ def strike_shielded(
     threat: Ball,
     *,
     target: Labels | TargetKind | None = None,
+    kept: Path | None = None,
     generator: Generator | None = None,
     progress: Progress = silent,
 ) -> Shielded:
@@ -67,7 +69,8 @@ def strike_shielded(
 
     An adaptive attacker may use the static images as well: where these break an image that the search on the defended
     model did not, they count. The adaptive accuracy is therefore no higher than the static one, random shields aside.
-    A random shield is attacked over as many draws as it asks for, unless the attack asks for more.
+    A random shield is attacked over as many draws as it asks for, unless the attack asks for more. Targets are chosen
+    once, on the undefended model. With a path the outcomes of both searches are kept beside it, and not made again.
 
     Raises:
         As `strike`.
@@ -75,13 +78,19 @@ def strike_shielded(
     defended, own = shield(model), set(model.modules())
     for module in set(defended.modules()) - own:  # modules begin in train mode, which the panel would remark on
         module.training = model.training
-    options: dict[str, Any] = {"target": target, "generator": generator, "progress": progress}
-    undefended = strike(model, data, attack, threat, **options)
-    aware = replace(attack, samples=shield.samples) if attack.passes() < shield.samples else attack
-    adaptive = strike(defended, data, aware, threat, **options)
+    stems = [None if kept is None else kept.with_name(f"{kept.name}-{name}") for name in ("undefended", "search")]
+    options: dict[str, Any] = {"generator": generator, "progress": progress}
+    undefended = struck_once(stems[0], model, data, attack, threat, target=target, **options)
+    aware = averaging(attack, shield)
+    adaptive = struck_once(stems[1], defended, data, aware, threat, target=undefended.target, **options)
     transferred = _given(defended, adaptive, undefended, data)
     held = adaptive.right & ~transferred.broken
     return Shielded(shield, defended, undefended, held, _worse(adaptive, transferred))
+
+
+def averaging(attack: Attack, shield: Shield | None) -> Attack:
+    """The attack over as many draws as the shield asks for, where those are more than it takes."""
+    return replace(attack, samples=shield.samples) if shield and attack.passes() < shield.samples else attack
 
 
 def _given(defended: nn.Module, adaptive: Outcome, undefended: Outcome, data: Data) -> Outcome:

@@ -57,6 +57,13 @@ class Paired:
     n: int
     p: float
 
+    @classmethod
+    def counted(cls, only_first: int, only_second: int, n: int) -> "Paired":
+        """From the numbers of cases that only one of the two gets right."""
+        discordant, fewer = only_first + only_second, min(only_first, only_second)
+        p = min(1.0, 2 * float(special.bdtr(fewer, discordant, 0.5))) if discordant else 1.0
+        return cls(only_first, only_second, n, p)
+
 
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact two-sided interval of a binomial share (Clopper & Pearson 1934); (0, 1) without any case.
@@ -80,12 +87,7 @@ def mcnemar(first: Mask, second: Mask) -> Paired:
     """
     if len(first) != len(second):
         raise UsageError(f"a paired test of {len(first)} against {len(second)} cases. Judge both on the same images.")
-    only_first = int((first & ~second).sum())
-    only_second = int((second & ~first).sum())
-    discordant = only_first + only_second
-    fewer = min(only_first, only_second)
-    p = min(1.0, 2 * float(special.bdtr(fewer, discordant, 0.5))) if discordant else 1.0
-    return Paired(only_first, only_second, len(first), p)
+    return Paired.counted(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

@@ -310,7 +310,7 @@ def test_training_within_too_large_an_eps_is_warned_of(call, arrays, tmp_path):
 def no_training(monkeypatch):
     """Fails the test when anything is computed."""
     monkeypatch.setattr("steelman.train.fit", lambda *_, **__: pytest.fail("it was computed"))
-    monkeypatch.setattr("steelman.measurement.strike", lambda *_, **__: pytest.fail("it was computed"))
+    monkeypatch.setattr("steelman.evaluate.strike", lambda *_, **__: pytest.fail("it was computed"))
 
 
 def test_no_disk_space_is_said_before_computing(refused, runs, arrays, tmp_path, monkeypatch, no_training):
@@ -367,7 +367,7 @@ def test_a_stopped_evaluation_says_so(call, runs, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steelman.measurement.strike", stop)
+    monkeypatch.setattr("steelman.evaluate.strike", stop)
     code, out, err = call("attack", runs / "plain", "FGSM()", *LINF)
     assert (code, out) == (130, "")
     assert err.startswith("steelman: stopped by Ctrl-C. Run the same command again")

@@ -140,15 +140,48 @@ def test_a_stopped_comparison_goes_on_with_the_attacks_that_are_left(call, runs,
             raise KeyboardInterrupt
         return strike(model, data, attack, threat, **options)
 
-    monkeypatch.setattr("steelman.comparison.strike", once_only)
+    monkeypatch.setattr("steelman.evaluate.strike", once_only)
     code, out, err = call(*words, tmp_path / "c")
     assert (code, out) == (130, "")
-    assert "what is done in its --out is not done twice" in err
+    assert "with --out finished attacks are kept" in err
     resumed = told(call, *words[1:], tmp_path / "c")
     assert struck == ["FGSM()", "PGD(steps=3)", "PGD(steps=3)"]
     for row in (*whole["attacks"], *resumed["attacks"]):
         row.pop("seconds")
     assert whole == resumed
+
+
+def test_the_figure_ends_where_the_table_stands(call, runs, tmp_path):
+    """A success on the ball's own surface, where float32 puts it a rounding error beyond eps, is one at eps."""
+    words = ("compare", runs / "plain", *LINF, "--attacks", "FGSM()", "PGD(steps=5)", "--out", tmp_path / "c")
+    facts = told(call, *words[1:])
+    (figure,) = Page.load(tmp_path / "c" / "results" / "page.json").sections[1].items
+    series = {one.label: one.y for one in figure.panels[0].series}
+    assert facts["attacks"][0]["robust"]["value"] < 1
+    for row in facts["attacks"]:
+        assert series[row["attack"]][-1] == row["robust"]["value"]
+    assert series["all together"][-1] <= min(row["robust"]["value"] for row in facts["attacks"])
+
+
+def test_attacks_on_a_random_model_meet_the_same_draws(call, arrays, tmp_path, monkeypatch):
+    """Right and wrong before the attacks are then the same images, without which they could not be compared."""
+    (tmp_path / "noisy_nets_for_compare.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Noisy(nn.Module):\n"
+        "    def __init__(self, size, classes):\n"
+        "        super().__init__()\n"
+        "        self.layer, self.own = nn.Linear(size, classes), torch.Generator()\n"
+        "    def forward(self, x):\n"
+        "        clean = self.layer(x.flatten(1))\n"
+        "        return clean + 0.3 * torch.randn(clean.shape, generator=self.own)\n"
+        "def make(shape, classes):\n"
+        "    return Noisy(shape[0] * shape[1] * shape[2], classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", "noisy_nets_for_compare:make", "--data", arrays, "--attacks", "DDN(steps=5)", "PGD(steps=3)")
+    assert len(told(call, *words, *NEAREST, "--out", tmp_path / "n")["attacks"]) == 2
+    assert len(told(call, *words[:-2], "FGSM()", "PGD(steps=3)", *LINF, "--out", tmp_path / "l")["attacks"]) == 2
 
 
 def test_no_room_for_an_outcome_is_no_failure_of_its_attack(call, runs, tmp_path, monkeypatch):
@@ -180,7 +213,7 @@ def test_with_out_everything_is_kept_and_computed_once(call, runs, tmp_path, mon
     assert call("report", tmp_path / "c")[0] == 0
     assert "<svg" in (tmp_path / "c" / "report.html").read_text()
     first = json.loads((tmp_path / "c" / "results" / "comparison.json").read_text())
-    monkeypatch.setattr("steelman.comparison.strike", lambda *_, **__: pytest.fail("computed twice"))
+    monkeypatch.setattr("steelman.evaluate.strike", lambda *_, **__: pytest.fail("computed twice"))
     assert told(call, *words[1:], "--out", tmp_path / "c") == first
 
 

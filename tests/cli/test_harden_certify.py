@@ -119,6 +119,15 @@ def test_more_time_buys_a_stronger_method(runs, monkeypatch):
     assert few.num is None or few.num >= 1
 
 
+def test_a_run_that_took_some_blocks_is_trained_on_from_all_its_weights(arrays, call, tmp_path):
+    words = ("--data", arrays, "--epochs", "1", "--out")
+    assert call("train", "Linear3(width=8)", *words, tmp_path / "first")[0] == 0
+    whole = (tmp_path / "first" / "spec.txt").read_text().strip()
+    spec = whole.removesuffix(")") + f", start={str(tmp_path / 'first')!r}, blocks=1)"
+    assert call("train", spec, "--out", tmp_path / "part")[0] == 0
+    assert plan(tmp_path / "part", Linf(0.1), 1.0).training.blocks is None
+
+
 def test_each_way_trains_within_its_threat():
     for threat in (Linf(0.1), L2(1.0)):
         assert all(choice.objective.ball() == threat for choice in choices(threat))

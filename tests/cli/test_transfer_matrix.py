@@ -6,6 +6,7 @@ import pytest
 
 from steelman.page import Matrix, Page
 from steelman.spec import parse
+from steelman.studies.transfer.matrix import craft
 
 THREAT = ("--threat", "Linf(0.2)", "--num", "10")
 
@@ -34,6 +35,31 @@ def test_the_diagonal_is_white_box_and_a_page_is_kept(call, runs, tmp_path):
     again = told(call, spec, "--out", tmp_path / "again")
     assert again["matrices"] == facts["matrices"]
     assert told(call, *words) == facts  # not computed again
+
+
+def test_a_stopped_matrix_goes_on_with_the_sets_that_are_left(call, runs, tmp_path, monkeypatch):
+    words = (runs / "plain", runs / "other", *THREAT, "--attacks", "FGSM()", "PGD(steps=2)", "--out")
+    whole, made = told(call, *words, tmp_path / "whole"), []
+
+    def stops(name, model, data, attack, threat, **options):
+        made.append((name, repr(attack)))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return craft(name, model, data, attack, threat, **options)
+
+    monkeypatch.setattr("steelman.crossing.craft", stops)
+    assert call("transfer-matrix", *words, tmp_path / "m")[0] == 130
+    assert told(call, *words, tmp_path / "m") == whole
+    assert len(made) == 5
+    assert made[2] == made[3] == ("other", "FGSM()")
+
+
+def test_nothing_stands_beside_a_spec(call, refused, runs, tmp_path):
+    words = (runs / "plain", runs / "other", *THREAT, "--attacks", "FGSM()", "--out", tmp_path / "m")
+    told(call, *words)
+    spec = (tmp_path / "m" / "spec.txt").read_text().strip()
+    assert "--attacks was given beside it" in refused("transfer-matrix", spec, "--attacks", "PGD()")
+    assert "--skip-bad was given beside it" in refused("transfer-matrix", spec, "--skip-bad")
 
 
 def test_a_saved_set_is_judged(call, runs, tmp_path, refused):

@@ -236,7 +236,7 @@ def test_a_stopped_evaluation_goes_on_with_what_is_left(call, runs, tmp_path, mo
             raise KeyboardInterrupt
         return examine(*args, **options)
 
-    monkeypatch.setattr("steelman.bracket.strike", watched)
+    monkeypatch.setattr("steelman.evaluate.strike", watched)
     monkeypatch.setattr("steelman.measurement.examine", stops_once)
     assert call(*words, tmp_path / "e")[0] == 130
     assert struck.count(PGD(steps=3)) == 2
@@ -245,6 +245,18 @@ def test_a_stopped_evaluation_goes_on_with_what_is_left(call, runs, tmp_path, mo
     for model in (*whole["models"], *resumed["models"]):
         model.pop("seconds")
     assert whole == resumed
+
+
+def test_a_page_says_what_the_attack_aims_at(call, runs, tmp_path):
+    words = ("evaluate", runs / "plain", *LINF, "--attack", "FGSM()", "--target", "next", "--out", tmp_path / "e")
+    assert call(*words)[0] == 0
+    page = Page.load(tmp_path / "e" / "results" / "page.json")
+    aim = "aimed at the next class"
+    assert aim in page.title
+    assert page.question.startswith("How many images are right and not taken for the next class under FGSM()")
+    assert page.facts["target"] == "the next class"
+    (panel,) = page.sections[-2].items if page.sections[-1].title == "Images" else page.sections[-1].items
+    assert aim in panel.subject
 
 
 def test_the_commands_that_runs_record_name_where_data_lie(call, arrays, tmp_path, monkeypatch):
@@ -285,7 +297,7 @@ def test_a_kept_evaluation_is_computed_once_and_again_from_its_spec(call, runs, 
     spec = (tmp_path / "e" / "spec.txt").read_text()
     again = told(call, "evaluate", spec, "--out", tmp_path / "again")
     assert again["robust"]["n"] == 18
-    monkeypatch.setattr("steelman.measurement.strike", lambda *_, **__: pytest.fail("computed twice"))
+    monkeypatch.setattr("steelman.evaluate.strike", lambda *_, **__: pytest.fail("computed twice"))
     third = told(call, *words, tmp_path / "e")
     assert third["robust"] == again["robust"]
 

@@ -289,6 +289,25 @@ def test_a_layer_that_computes_something_else_than_its_weights_say_is_refused(mo
         linear_margins(model.eval(), images(2), torch.tensor([0, 1]), Linf(0.1))
 
 
+def _hooked_threshold() -> nn.Module:
+    model = nn.Sequential(Threshold((0.3, 0.7)), nn.Flatten(), nn.Linear(128, 2))
+    model[0].register_forward_hook(lambda module, inputs, output: 1 - output)
+    return model
+
+
+def _replaced_threshold() -> nn.Module:
+    model = nn.Sequential(Threshold((0.3, 0.7)), nn.Flatten(), nn.Linear(128, 2))
+    plain = model[0].forward
+    model[0].forward = lambda x: 1 - plain(x)
+    return model
+
+
+@pytest.mark.parametrize("model", [_hooked_threshold(), _replaced_threshold()], ids=["hook", "forward"])
+def test_a_layer_of_ours_that_was_altered_is_refused_as_well(model):
+    with pytest.raises(Unknown, match=r"Threshold, with hooks or a forward of its own"):
+        linear_margins(model.eval(), images(2), torch.tensor([0, 1]), Linf(0.1))
+
+
 @pytest.mark.parametrize(
     "normalised", [nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm], ids=["weight", "spectral"]
 )

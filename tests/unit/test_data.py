@@ -167,11 +167,17 @@ def test_data_root_prefers_the_argument_then_the_variable_then_the_cache(
     assert data_root(None) == tmp_path / "home" / ".cache" / "steelman"
 
 
-def test_locate_looks_at_the_path_then_inside_the_data_root(tmp_path: Path) -> None:
+def test_locate_looks_inside_a_root_that_is_given_then_at_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inside = tmp_path / "set.npz"
     inside.touch()
     assert locate("set.npz", tmp_path) == inside
     assert locate(str(inside), None) == inside
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "set.npz").touch()
+    assert locate("set.npz", tmp_path / "run") == tmp_path / "run" / "set.npz"  # a run's own file, wherever one stands
     with pytest.raises(DataError, match=r"other\.npz does not exist, neither as it stands nor as .*other\.npz"):
         locate("other.npz", tmp_path)
 

@@ -213,6 +213,15 @@ def test_the_regularisers_by_hand():
     assert float((start - end).detach()) == pytest.approx(0.5 * sum(parts) / 0.5, abs=1e-3)
 
 
+def test_a_network_without_activations_has_nothing_to_mend():
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (torch.rand(5, 1, 2, 2), torch.arange(5) % 3)
+    mended, plain = (
+        IBP(Linf(0.1), regularization=weight)(model, x, y, progress=0.1, generator=torch.Generator())
+        for weight in (0.5, 0.0)
+    )
+    assert torch.equal(mended, plain)
+
+
 def test_small_boxes_stay_in_the_threat_and_the_whole_box_is_interval_training(net, batch):
     x, y = batch
     generator, threat = torch.Generator().manual_seed(0), Linf(0.2)

@@ -247,9 +247,20 @@ class TestWords:
 
     def test_readable(self):
         rows = self._rows(standard=(0.2, 9.0), robust=(0.4, 9.0), pgd=(0.9, 9.0))
-        assert making.readable_headline(rows).startswith("Yes, those of the PGD-robust net")
+        assert making.readable_headline(rows, 10).startswith("Yes, those of the PGD-robust net")
         dull = self._rows(standard=(0.2, 9.0), robust=(0.2, 9.0), pgd=(0.2, 9.0))
-        assert making.readable_headline(dull).startswith("Hardly")
+        assert making.readable_headline(dull, 4).startswith("Hardly")
+        assert making.readable_headline(dull, 4).endswith("chance is 25 %.")
+
+    def test_a_grid_shows_the_first_image_of_each_class(self, tmp_path):
+        """Of classes with unequally many images, one with none."""
+        labels = torch.tensor([0, 0, 0, 1, 3, 3])
+        x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 2, 2)
+        with Run.open(tmp_path / "run", "Test()") as run:
+            grid = making._grid(run, {"standard": x}, ("a", "b", "c", "d"), labels, "made")
+            shown = run.read_tensors("examples/made.safetensors")["x"]
+        assert grid.heads == ("a", "b", "d")
+        assert shown[:, 0, 0, 0].tolist() == [0, 3, 4]
 
     @pytest.mark.parametrize(
         ("area", "words"), [((0.95, 0.93, 0.97), "Yes: x"), ((0.3, 0.2, 0.4), "Only in part"), ((0.5, 0.4, 0.6), "No:")]

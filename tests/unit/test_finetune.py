@@ -54,6 +54,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_what_could_not_be_kept_or_shown_is_refused():
+    with pytest.raises(UsageError, match=r"was given as a plain model\. Expected it in fronts="):
+        Finetune(models=(VOne(ConvNet()),))
+    with pytest.raises(UsageError, match=r"two attacks to fine-tune against are PGD\. Expected one of each kind"):
+        Finetune(against=(PGD(steps=1), PGD(steps=2)))
+
+
 def _share(value: float, n: int = 1000) -> dict:
     return {"value": value, "low": max(0.0, value - 0.03), "high": min(1.0, value + 0.03), "n": n}
 

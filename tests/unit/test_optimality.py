@@ -80,3 +80,8 @@ def test_no_attacks_or_other_images_are_refused():
         envelope([t()])
     with pytest.raises(UsageError, match="on different images: some are wrong from the start for one attack only"):
         largest([t(1, NAN), t(1, 2)])
+
+
+def test_a_success_at_the_image_itself_is_the_nearest_there_is():
+    """As on a random model. Areas .5 and 1 of 2 at d_max 1: best 0.5, an attack that finds nothing 1."""
+    assert optimality([t(0, 1, NAN), t(1, 1, NAN)]) == pytest.approx([1.0, 0.0])

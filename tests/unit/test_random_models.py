@@ -42,6 +42,29 @@ class Noisy(nn.Module):
         return clean + self.size * torch.randn(clean.shape, generator=self.generator)
 
 
+def test_the_same_strike_gives_the_same_rows_and_leaves_the_generators():
+    """Of a model with noise of its own, and of one that draws from the global generator."""
+
+    class Global(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x) + 0.5 * torch.randn(len(x), 4)
+
+    x, y = task(net(), n=40)
+    for model in (Noisy(net()), Global()):
+        states = [torch.get_rng_state(), *(one.get_state() for one in generators_of(model))]
+        first, again = (strike(model, (x, y), PGD(steps=3), Linf(0.1), generator=seeded(seed)) for seed in (1, 1))
+        other = strike(model, (x, y), PGD(steps=3), Linf(0.1), generator=seeded(2))
+        assert torch.equal(first.x_adv, again.x_adv)
+        assert torch.equal(first.right, again.right)
+        assert not torch.equal(first.margin, other.margin)
+        after = [torch.get_rng_state(), *(one.get_state() for one in generators_of(model))]
+        assert all(torch.equal(one, two) for one, two in zip(states, after, strict=True))
+
+
 class Calm(Noisy):
     """The same without the noise."""
 

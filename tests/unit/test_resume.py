@@ -147,6 +147,16 @@ def test_only_checkpoints_between_epochs(tmp_path, monkeypatch):
     same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_stopped_before_the_next_checkpoint_it_names_the_epoch_that_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "_TELL", 0.0)
+    monkeypatch.setattr(fitting, "LARGEST_SHARE", float("inf"))
+    with pytest.raises(Interrupted, match="to go on from epoch 2"):
+        work(tmp_path / "parts", stop_at=6)
+    monkeypatch.setattr(fitting, "LARGEST_SHARE", 1e-9)
+    with pytest.raises(Interrupted, match="to go on from epoch 2"):
+        work(tmp_path / "parts", stop_at=6)
+
+
 def test_rows_after_the_last_checkpoint_are_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "_TELL", 0.0)
     monkeypatch.setattr(fitting, "LARGEST_SHARE", 1e-9)  # too dear: one checkpoint only, at the start

@@ -191,6 +191,47 @@ def test_static_and_adaptive_are_reported_beside_each_other():
     assert torch.equal(aimed.adaptive.broken, reached & aimed.adaptive.right)
 
 
+def test_targets_are_chosen_once_for_both_searches():
+    """A filter that changes nothing: the images made without it are those made through it."""
+    model = net()
+    x, y = task(model, n=40, wrong=0)
+    data = Data(x.mul(255).round().byte(), y, ("a", "b", "c", "d"))
+    for target in ("random", "least-likely", "next"):
+        found = strike_shielded(
+            model, TotalVariation(0.0), data, PGD(steps=4), Linf(0.3), target=target, generator=seeded()
+        )
+        assert torch.equal(found.adaptive.target, found.undefended.target)
+        assert torch.equal(found.static_held, found.undefended.right & ~found.undefended.broken)
+
+
+def test_both_searches_are_kept_and_not_made_again(tmp_path, monkeypatch):
+    model = net()
+    x, y = task(model, n=8, wrong=0)
+    data = Data(x.mul(255).round().byte(), y, ("a", "b", "c", "d"))
+    words = (model, RandomisedSmoothing(sigma=0.1, votes=4), data, PGD(steps=2), Linf(0.1))
+    first = strike_shielded(*words, kept=tmp_path / "o", generator=seeded())
+    monkeypatch.setattr("steelman.evaluate.strike", lambda *_, **__: pytest.fail("made again"))
+    again = strike_shielded(*words, kept=tmp_path / "o", generator=seeded())
+    assert again.to_json() == first.to_json()
+    assert torch.equal(again.adaptive.x_adv, first.adaptive.x_adv)
+
+
+def test_rounding_at_the_ends_of_the_range_takes_no_derivative_away():
+    """Constants whose value at black or white lies a rounding error outside [0, 1]."""
+    ends = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
+    for threshold in (0.3, 0.4, 0.5):
+        for slope in (1.0, 2.0, 4.0, 8.0):
+            shield = SoftThreshold(threshold, attacked_slope=slope)
+            assert (seen_gradient(shield, ends) > 0).all()
+            assert shield.exact(ends).flatten().tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+            assert 0 <= shield.exact(ends).min() <= shield.exact(ends).max() <= 1
+    white = torch.ones(1, 1, 12, 12)
+    for sigma in (0.5, 1.0, 2.0):
+        assert (seen_gradient(GaussianFilter(sigma), white) > 0).all()
+        assert GaussianFilter(sigma).exact(white).max() <= 1
+    assert SoftThreshold(slope=2000.0).exact(ends).flatten().tolist() == [0.0, 1.0]
+
+
 def test_a_random_shield_is_attacked_over_its_draws():
     model = net()
     x, y = task(model, n=8, wrong=0)

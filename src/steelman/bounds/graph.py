@@ -192,6 +192,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if type(m).__module__.startswith("steelman."):
+            if m._forward_hooks or m._forward_pre_hooks or not computes_as_its_class(m):
+                raise Unknown(f"a layer ({type(m).__name__}, with hooks or a forward of its own)")
             forward = functools.partial(inspect.unwrap(type(m).forward), m)
         return super().call_module(m, forward, args, kwargs)
 

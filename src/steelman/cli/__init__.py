@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C. Run the same command again: what is done in its --out is not done twice.", 130)
+        return _fail("stopped by Ctrl-C. Run the same command again; with --out finished attacks are kept.", 130)
     except Exception as error:
         code = _explained(error)
         if code is None:  # a bug: its traceback is what helps

@@ -12,24 +12,26 @@ from steelman.errors import UsageError
 from steelman.runs import DISK_SPACE, Run
 from steelman.spec import parse
 
+USUAL = ("FGSM()", "PGD(steps=20)", "MIFGSM()", "NIFGSM()", "DIFGSM()", "TIFGSM()", "VMIFGSM()")
+
 
 def asked(
-    runs: tuple[str, ...], attacks: tuple[str, ...], threat: str | None, subject: Subject, sets: tuple[Path, ...],
-    *, own: bool,
-) -> Crossing:  # fmt: skip
+    runs: tuple[str, ...], attacks: tuple[str, ...], threat: str | None, subject: Subject, sets: tuple[Path, ...]
+) -> Crossing:
     """What the options, or a spec in place of runs, ask for.
 
     Raises:
         UsageError: no classifier, fewer than two without a set, or an attack given twice.
     """
     if len(runs) == 1 and runs[0].lstrip().lower().startswith("crossing("):
-        inputs.alone("crossing", subject, threat=threat, sets=sets)
+        inputs.alone("crossing", subject, threat=threat, sets=sets, attacks=attacks)
         return parse(runs[0], "crossing")
     if not runs:
         raise UsageError("no runs were given. Expected two run directories or more, or one and --sets.")
-    parsed = tuple(parse(text, "attack") for text in attacks)
-    measurement = inputs.measurement(runs, attacks[0], threat, subject)
-    return Crossing(measurement, parsed if own else (), tuple(str(_place(path)) for path in sets))
+    own = attacks or (() if sets else USUAL)
+    parsed = tuple(parse(text, "attack") for text in own)
+    measurement = inputs.measurement(runs, own[0] if own else "FGSM()", threat, subject)
+    return Crossing(measurement, parsed, tuple(str(_place(path)) for path in sets))
 
 
 def crossed(what: Crossing, subject: Subject, out: Path | None) -> dict[str, Any]:

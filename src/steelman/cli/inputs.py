@@ -283,7 +283,8 @@ def alone(kind: str, subject: Subject, **options: object) -> None:
         UsageError: one does.
     """
     usual = Subject()
-    options |= {name: getattr(subject, name) for name in ("model", "weights", "data", "split", "num", "seed")}
+    names = ("model", "weights", "data", "split", "num", "seed", "skip_bad")
+    options |= {name: getattr(subject, name) for name in names}
     unset = {name: getattr(usual, name, None) for name in options}
     if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value and value != unset[name]]:
         raise UsageError(f"the {kind} says everything, and {', '.join(given)} was given beside it. Change its text.")

@@ -10,6 +10,7 @@ from steelman.measurement import Measured, Prepared
 from steelman.page import Bars, Cell, Lines, Page, Panel, Samples, Section, Series, Table, Trust
 from steelman.runs import Run
 from steelman.stats import Share
+from steelman.targets import described
 
 SHEET = 8  # images on a sheet
 
@@ -121,16 +122,18 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
         (model["model"], model["natural"], model["robust"], model.get("paired", {}).get("p"), model["verdict"])
         for model in facts["models"]
     )
+    aim = "" if facts["target"] is None else f", aimed at {described(facts['target'])}"
+    how = "still classified correctly" if not aim else f"right and not taken for {described(facts['target'])}"
     role = {"PGD": "pgd", "FGSM": "fgsm"}.get(facts["attack"].partition("(")[0], "other")
     bars = Bars(
         "shares",
-        f"Natural accuracy, and accuracy under {facts['attack']} within {facts['threat']}",
+        f"Natural accuracy, and {'accuracy' if not aim else how} under {facts['attack']} within {facts['threat']}{aim}",
         "accuracy",
         tuple(_bars(key, label, names, facts["models"]) for key, label in (("natural", "natural"), ("robust", role))),
     )
     return Page(
-        title=f"Evaluation within {facts['threat']}",
-        question=f"How many images are still classified correctly under {facts['attack']} within {facts['threat']}?",
+        title=f"Evaluation within {facts['threat']}{aim}",
+        question=f"How many images are {how} under {facts['attack']} within {facts['threat']}{aim}?",
         headline="; ".join(f"{model['model']}: {Share(**model['robust'])}" for model in facts["models"]),
         findings=tuple(facts["notes"]),
         sections=(
@@ -140,7 +143,8 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
             Section("Can these numbers be trusted?", (), tuple(panels)),
         ),
         rerun=command,
-        facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
+        facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])}
+        | ({"target": described(facts["target"])} if aim else {}),
     )
 
 

@@ -11,8 +11,6 @@ from steelman.cli.output import say, say_json, say_table
 if TYPE_CHECKING:
     from steelman.page import Matrix, Trust
 
-DEFAULT = ("FGSM()", "PGD(steps=20)", "MIFGSM()", "NIFGSM()", "DIFGSM()", "TIFGSM()", "VMIFGSM()")
-
 
 def transfer_matrix(
     *runs: Annotated[str, Parameter(help="Run directories: sources and targets. Or the text of a spec.txt.")],
@@ -47,8 +45,7 @@ def transfer_matrix(
     from steelman.crossing import recorded, verdicts
 
     subject = Subject(None, None, data, data_root, split, num, skip_bad, seed, device)
-    words = ("FGSM()",) if sets and not attacks else tuple(attacks or DEFAULT)
-    asked = crossing.asked(runs, words, threat, subject, tuple(sets or ()), own=bool(attacks) or not sets)
+    asked = crossing.asked(runs, tuple(attacks or ()), threat, subject, tuple(sets or ()))
     facts = crossing.crossed(asked, subject, out)
     if as_json:
         say_json(facts)

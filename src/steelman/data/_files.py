@@ -22,14 +22,15 @@ def data_root(root: Path | None) -> Path:
 
 
 def locate(path: str, root: Path | None) -> Path:
-    """The file or folder a user named: as it stands, else inside the data root.
+    """The file or folder a user named: inside a root that is given, else as it stands, else inside the usual data root.
 
     Raises:
         DataError: there is none in either place.
     """
     plain = Path(path).expanduser()
     inside = data_root(root) / plain
-    found = next((candidate for candidate in (plain, inside) if candidate.exists()), None)
+    places = (plain, inside) if root is None else (inside, plain)
+    found = next((candidate for candidate in places if candidate.exists()), None)
     if found is None:
         raise DataError(f"{path} does not exist, neither as it stands nor as {inside}. Check the path and --data-root.")
     return found

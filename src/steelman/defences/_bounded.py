@@ -123,10 +123,12 @@ def looseness(passed: Passed) -> Float[Tensor, ""]:
     much units that are always on outweigh those always off, or the other way, more than twofold in mean and variance.
     """
     layers = passed.before_activations()
+    if not layers:
+        return passed.flows[0].radius.new_zeros(())
     width = passed.flows[0].radius.mean()
     terms = [F.relu(_TOLERANCE - width / layer.radius.mean().clamp_min(_TINY)) for layer in layers]
     terms += [F.relu(_TOLERANCE - ratio) for layer in layers for ratio in _balance(layer)]
-    return torch.stack(terms).sum() / (_TOLERANCE * max(1, len(layers)))
+    return torch.stack(terms).sum() / (_TOLERANCE * len(layers))
 
 
 def _balance(layer: Flow) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from steelman.defences._filter import Filter
 from steelman.defences.median_filter import mirrored
+from steelman.surrogates import straight_through
 from steelman.types import Images
 
 
@@ -37,4 +38,5 @@ class GaussianFilter(Filter):
         kernel = (-0.5 * (offsets / self.sigma) ** 2).softmax(0)
         padded = mirrored(x, reach)
         rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-        return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels).clamp(0, 1)
+        mean = F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+        return straight_through(mean.clamp(0, 1), mean)  # rounding beyond 0 or 1 takes no derivative away

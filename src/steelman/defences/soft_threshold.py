@@ -34,11 +34,11 @@ class SoftThreshold(Filter):
         self._require("attacked_slope", "a number above 0", holds=0 < self.attacked_slope < math.inf)
 
     def exact(self, x: Images) -> Images:  # noqa: D102
-        return self._scaled(x, self.slope)
+        return self._scaled(x, self.slope).clamp(0, 1)
 
     def stand_in(self, x: Images) -> Images:  # noqa: D102
         return self._scaled(x, min(self.slope, self.attacked_slope))
 
     def _scaled(self, x: Tensor, slope: float) -> Tensor:
-        low, high = (1 / (1 + math.exp(-slope * (end - self.threshold))) for end in (0.0, 1.0))
-        return ((slope * (x - self.threshold)).sigmoid() - low).div(high - low).clamp(0, 1)
+        low, high = ((1 + math.tanh(slope * (end - self.threshold) / 2)) / 2 for end in (0.0, 1.0))
+        return ((slope * (x - self.threshold)).sigmoid() - low).div(high - low)

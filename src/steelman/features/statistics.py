@@ -56,8 +56,10 @@ STATISTICS: dict[str, Callable[[Images], PerExample]] = {
 }
 
 
-def auc(positive: Tensor, negative: Tensor, *, rounds: int = 100, seed: int = 0) -> tuple[float, float, float]:
-    """The area under the ROC curve of a statistic that is larger in `positive`, with a 95 % bootstrap interval.
+def auc(
+    positive: Tensor, negative: Tensor, *, confidence: float = 0.95, rounds: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The area under the ROC curve of a statistic that is larger in `positive`, with its bootstrap interval.
 
     Raises:
         UsageError: one of the sets is empty.
@@ -67,7 +69,7 @@ def auc(positive: Tensor, negative: Tensor, *, rounds: int = 100, seed: int = 0)
     first, second = (values.double().cpu().numpy()[None] for values in (positive, negative))
     random = np.random.default_rng(seed)
     drawn = [random.choice(values[0], (rounds, values.size)) for values in (first, second)]
-    low, high = np.quantile(_areas(*drawn), (0.025, 0.975))
+    low, high = np.quantile(_areas(*drawn), ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(_areas(first, second)[0]), float(low), float(high)
 
 

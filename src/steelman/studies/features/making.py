@@ -55,7 +55,7 @@ class FeaturesSynthesis(Question):
             ),
             f"From noise, {SYNTHESIS!r}, towards each class by the steepest rise of its probability. The judge is "
             "a BasicCNN that took no part.",
-            (_table(rows), _bars(rows, "judged"), _grid(run, x, splits.test.classes, EACH[self.scale], "synthesised")),
+            (_table(rows), _bars(rows, "judged"), _grid(run, x, splits.test.classes, labels, "synthesised")),
         )
 
 
@@ -78,7 +78,7 @@ class FeaturesReadable(Question):
             rows[name]["whole"] = Share.of(accuracy(judge.model, (changed[name], target))).to_json()
         run.write_json("judged", rows)
         return Answer(
-            readable_headline(rows),
+            readable_headline(rows, len(few.classes)),
             tuple(
                 f"{_label(name)}: the judge reads the target class in {said(row['right'])} of the perturbations alone, "
                 f"and in {said(row['whole'])} of the perturbed images."
@@ -86,7 +86,7 @@ class FeaturesReadable(Question):
             ),
             f"Test images are pushed within {READABLE!r} towards the next class. What was added is shown alone, its "
             "brightest pixel at 1. The judge is a BasicCNN, trained on clean images.",
-            (_table(rows), _bars(rows, "readable"), _grid(run, added, few.classes, EACH[self.scale], "perturbations")),
+            (_table(rows), _bars(rows, "readable"), _grid(run, added, few.classes, few.labels, "perturbations")),
         )
 
 
@@ -102,13 +102,14 @@ def synthesis_headline(rows: dict[str, Any]) -> str:
     return f"Only for a network: another net sees the intended class ({told}), but even the nearest images are {far}."
 
 
-def readable_headline(rows: dict[str, Any]) -> str:
+def readable_headline(rows: dict[str, Any], classes: int) -> str:
     """Which net's perturbations, looked at alone, another net can read."""
     best = max(rows, key=lambda name: rows[name]["right"]["value"])
     told = ", ".join(f"{percent(row['right']['value'])} ({NAMES[name]})" for name, row in rows.items())
     if rows[best]["right"]["low"] > 0.5:
         return f"Yes, those of the {NAMES[best]} net: another net reads the target in most of them alone: {told}."
-    return f"Hardly: another net reads the target class alone in {told} of the perturbations; chance is 10 %."
+    chance = f"chance is {100 / classes:.3g} %"
+    return f"Hardly: another net reads the target class alone in {told} of the perturbations; {chance}."
 
 
 def _label(name: str) -> str:
@@ -142,11 +143,13 @@ def _bars(rows: dict[str, Any], name: str) -> Item:
     return Bars(name, "Share in which an independent net sees the intended class.", "share", series)
 
 
-def _grid(run: Run, x: dict[str, Tensor], classes: tuple[str, ...], each: int, name: str) -> Item:
-    """A row a network, a column a class; the first image of each class."""
-    firsts = torch.arange(len(classes)) * each
+def _grid(run: Run, x: dict[str, Tensor], classes: tuple[str, ...], labels: Tensor, name: str) -> Item:
+    """A row a network, a column a class that has images; the first image of each class."""
+    shown = [number for number in range(len(classes)) if bool((labels == number).any())]
+    firsts = torch.tensor([int((labels == number).nonzero()[0]) for number in shown])
     pictures = torch.cat([made[firsts] for made in x.values()])
     run.write_tensors(f"examples/{name}.safetensors", {"x": pictures.contiguous()})
     order = ", ".join(NAMES[key] for key in x)
     caption = f"The first of each class; rows: {order}."
-    return Grid(name, caption, f"examples/{name}.safetensors", len(classes), heads=classes)
+    heads = tuple(classes[number] for number in shown)
+    return Grid(name, caption, f"examples/{name}.safetensors", len(heads), heads=heads)

@@ -20,7 +20,7 @@ from steelman.studies import Study
 from steelman.studies.finetune.front_end import Front, both_ways
 from steelman.studies.finetune.measure import EachEpoch, measured
 from steelman.studies.finetune.pages import write_page
-from steelman.studies.finetune.plan import SCALES, Plan, Scale, arms, check, distinct, fronts, label
+from steelman.studies.finetune.plan import SCALES, Plan, Scale, arms, check, check_arms, distinct, fronts, label
 from steelman.studies.finetune.words import Arm
 from steelman.threats import Linf
 from steelman.train import Training, train
@@ -71,6 +71,7 @@ class Finetune(Study):
         super().__post_init__()
         check(self.eps_list, self.mix, self.seeds)
         plan = self.plan()
+        check_arms(plan.models, plan.against)
         distinct((*plan.models, *plan.tuned, *plan.controls))
 
     def plan(self) -> Plan:

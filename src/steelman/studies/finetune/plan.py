@@ -159,7 +159,7 @@ def fronts(chosen: tuple[Architecture, ...] | None, usual: tuple[VOne, ...], *, 
     """
     if chosen is not None:
         if other := next((one for one in chosen if not isinstance(one, VOne)), None):
-            raise UsageError(f"{other!r} has no V1 front end. Expected VOne(backend={other!r}), or give it as a model.")
+            raise UsageError(f"{other!r} has no V1 front end. Expected VOne(backend={other!r}), or give it in models.")
         return tuple(one for one in chosen if isinstance(one, VOne))
     if not published:
         return usual
@@ -189,6 +189,19 @@ def check(eps_list: tuple[float, ...], mix: float | None, seeds: int | None) -> 
         raise UsageError(f"mix is {mix}. Expected the adversarial share of a batch, 0 <= mix <= 1.")
     if seeds is not None and seeds < 1:
         raise UsageError(f"seeds is {seeds}. Expected at least one.")
+
+
+def check_arms(models: tuple[Architecture, ...], against: tuple[Attack, ...]) -> None:
+    """Refuse networks and attacks whose arms could not be kept or shown.
+
+    Raises:
+        UsageError: a network with a V1 front end among the plain ones, or two attacks of one kind.
+    """
+    if front := next((one for one in models if isinstance(one, VOne)), None):
+        raise UsageError(f"{front!r} was given as a plain model. Expected it in fronts=({front!r},).")
+    kinds = [type(attack).__name__ for attack in against]
+    if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+        raise UsageError(f"two attacks to fine-tune against are {twice}. Expected one of each kind: run two studies.")
 
 
 def arms(preset: str) -> tuple[Attack, ...]:

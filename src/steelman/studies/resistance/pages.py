@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from steelman.page import Page, Section
 from steelman.runs import environment
+from steelman.stats import Paired
 from steelman.studies.resistance import show_attacks, show_errors, show_held, verdicts
 from steelman.studies.resistance.done import Done, Words, percent
 
 if TYPE_CHECKING:
     from steelman.studies.resistance import Resistance
+
+_LEVEL = 0.05  # of a test that decides between words
 
 
 def write_page(study: "Resistance", done: Done, command: str) -> None:
@@ -92,15 +95,16 @@ def _second_guess(words: Words) -> str:
 
 
 def _thresholds(words: Words) -> list[str]:
-    row = min(words.corrections, key=lambda one: one["chosen"]["value"])
+    row = min(words.corrections, key=lambda one: one["val"])
     n = row["nothing"]["n"]
     nothing, chosen, best = (round(row[key]["value"] * n) for key in ("nothing", "chosen", "best"))
     if not nothing:
         return []
-    gain = "corrects more than it spoils" if chosen < nothing else "gains nothing"
+    gain = "gains nothing" if chosen >= nothing else "corrects more than it spoils"
+    gain = gain if row["p"] < _LEVEL or chosen >= nothing else "is not told apart from leaving it"
     return [
-        f"Taking the second guess below a threshold of {row['measure']}, chosen on val, {gain}: {chosen} errors "
-        f"instead of {nothing} in {n} images ({best} at the best threshold in hindsight)."
+        f"Taking the second guess below a threshold of {row['measure']}, both chosen on val, {gain}: {chosen} errors "
+        f"instead of {nothing} in {n} images (McNemar p = {row['p']:.2g}; {best} at the best threshold in hindsight)."
     ]
 
 
@@ -113,11 +117,14 @@ def _discriminated(done: Done) -> list[str]:
         ]
     best = max(rows, key=lambda row: row["auroc"]["value"])
     constant = 1 - float(done.judged.wrong.mean())
-    beaten = max(row["accuracy"]["value"] for row in rows) > constant
+    top = max(rows, key=lambda row: row["accuracy"]["value"])
+    n, wrong = len(done.judged.wrong), int(done.judged.wrong.sum())
+    paired = Paired.counted(wrong - top["missed"], top["false_alarms"], n)
+    beaten = top["accuracy"]["value"] > constant and paired.p * len(rows) < _LEVEL  # the best of so many
     return [
         f"The best discriminator ({best['learner']}, on {best['on']}) has an AUROC of {best['auroc']['value']:.3f} and "
         f"an accuracy of {percent(best['accuracy'])}; the constant answer “right” has {100 * constant:.1f} %"
-        + (", which at least one discriminator beats." if beaten else ", which none beats.")
+        + (f", which {top['learner']} on {top['on']} beats." if beaten else ", which none beats beyond chance.")
     ]
 
 

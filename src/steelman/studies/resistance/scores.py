@@ -88,7 +88,12 @@ def least_errors(suspicion: Values, right: Flags, other_right: Flags) -> Cut:
 
 def errors_at(suspicion: Values, right: Flags, other_right: Flags, threshold: float) -> int:
     """How many images are wrong when those above this threshold get their second guess."""
-    return int((~np.where(suspicion > threshold, other_right, right)).sum())
+    return int((~corrected(suspicion, right, other_right, threshold)).sum())
+
+
+def corrected(suspicion: Values, right: Flags, other_right: Flags, threshold: float) -> Flags:
+    """Which images are right when those above this threshold get their second guess."""
+    return np.where(suspicion > threshold, other_right, right)
 
 
 def conf2(resistance: Values, k: float) -> Values:

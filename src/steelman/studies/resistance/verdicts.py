@@ -20,6 +20,7 @@ from steelman.studies.resistance.scores import (
     average_precision,
     compared,
     conf2,
+    corrected,
     errors_at,
     flagged,
     least_errors,
@@ -142,7 +143,9 @@ def guesses(test: Judged) -> list[dict[str, Any]]:
 def corrections(val: Judged, test: Judged, published: tuple[float, float, float] | None) -> list[dict[str, Any]]:
     """Errors on test when images of low resistance get their second guess: the threshold is chosen on val.
 
-    `best` is the fewest errors that any threshold could reach on test, `published` those at the original's.
+    `val` is the share of errors that the choice leaves on val, `p` that of McNemar's test on test of the answers with
+    and without it; `best` is the fewest errors that any threshold could reach on test, `published` those at the
+    original's.
     """
     right = ~test.wrong
     rows: list[dict[str, Any]] = []
@@ -150,14 +153,16 @@ def corrections(val: Judged, test: Judged, published: tuple[float, float, float]
         guess = guess_of(name)
         chosen = least_errors(val.suspicion(name), ~val.wrong, val.guess_right[guess])
         best = least_errors(test.suspicion(name), right, test.guess_right[guess])
-        at = errors_at(test.suspicion(name), right, test.guess_right[guess], chosen.threshold)
+        at = corrected(test.suspicion(name), right, test.guess_right[guess], chosen.threshold)
         given = published[place] if published and name != DISTANCE else None
         rows.append(
             {
                 "measure": name,
                 "threshold": _finite(-chosen.threshold),
                 "nothing": Share.of(~torch.from_numpy(right)).to_json(),
-                "chosen": Share.counted(at, len(right)).to_json(),
+                "val": chosen.errors / len(val.wrong),
+                "chosen": Share.of(torch.from_numpy(~at)).to_json(),
+                "p": mcnemar(torch.from_numpy(at), torch.from_numpy(right)).p,
                 "best": Share.counted(best.errors, len(right)).to_json(),
                 "published": None
                 if given is None

@@ -96,12 +96,14 @@ def _best_depth(run: Run, plan: Plan, found: Found) -> list[str]:
     best, rival = ranked[0], ranked[-1]
     one, other = (found[arm][0]["of_a"] for arm in (best, rival))
     error = ((one["value"] * (1 - one["value"]) + other["value"] * (1 - other["value"])) / one["n"]) ** 0.5
-    gap, p = one["value"] - other["value"], _p_of(run, plan, best, rival, "of_a")
+    pairs = len(arms) * (len(arms) - 1) // 2
+    gap, p = one["value"] - other["value"], min(1.0, pairs * _p_of(run, plan, best, rival, "of_a"))
     in_errors = f", {gap / error:.1f} standard errors" if error else ""
+    times = f"{pairs} times, the best and the worst being chosen" if pairs > 1 else "one pair"
     ends = "a difference beyond chance" if p < LEVEL else f"so “{best} is best” says nothing"
     words = (
         f"Of the AnB+, {best} keeps most images under FGSM of A, {_percent(one)}, and {rival} fewest, "
-        f"{_percent(other)}: {100 * gap:.1f} points{in_errors} (McNemar {p_text(p)}), {ends}."
+        f"{_percent(other)}: {100 * gap:.1f} points{in_errors} (McNemar {p_text(p)}, {times}), {ends}."
     )
     if type(plan.network).__name__ == "MobileNetV2":
         words += " The original's “16 blocks is best”, 26.13 against 25.83 %, is below one standard error (0.57 points)"
@@ -156,12 +158,12 @@ def _remedies(run: Run, plan: Plan, found: Found) -> list[str]:
 
 
 def _sure(run: Run, plan: Plan, found: Found) -> list[str]:
-    """Arms that keep more images than base B under their own FGSM, beyond chance."""
-    base = found["base"][0]["fgsm"]["value"]
+    """Arms that keep more images than base B under their own FGSM, beyond chance, so many being tried."""
+    base, others = found["base"][0]["fgsm"]["value"], [name for name in found if name != "base"]
     return [
         name
-        for name, one in found.items()
-        if name != "base" and one[0]["fgsm"]["value"] > base and _p_of(run, plan, name, "base", "fgsm") < LEVEL
+        for name in others
+        if found[name][0]["fgsm"]["value"] > base and len(others) * _p_of(run, plan, name, "base", "fgsm") < LEVEL
     ]
 
 
