@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from steelman.studies.resistance import scores
+from steelman.studies.resistance import pages, scores
+from steelman.studies.resistance.done import Words
 
 
 def _flags(text: str) -> np.ndarray:
@@ -100,6 +101,20 @@ class TestThresholds:
         assert scores.least_errors(suspicion, right, other) == scores.Cut(2.0, 0)
         for threshold, count in zip(thresholds, errors, strict=True):
             assert scores.errors_at(suspicion, right, other, threshold) == count
+
+    def test_a_measure_is_chosen_by_val_and_believed_by_a_test(self) -> None:
+        def row(measure: str, val: float, chosen: int, p: float) -> dict:
+            shares = {"nothing": 13, "chosen": chosen, "best": 9}
+            row = {key: {"value": errors / 359, "n": 359} for key, errors in shares.items()}
+            return {"measure": measure, "val": val, "p": p, **row}
+
+        def said(*rows: dict) -> str:
+            (words,) = pages._thresholds(Words([], [], [], [], list(rows)))
+            return words
+
+        assert "of a, both chosen on val, is not told" in said(row("a", 0.02, 12, 1.0), row("b", 0.03, 2, 1e-4))
+        assert "corrects more than it spoils: 2 errors instead of 13" in said(row("b", 0.02, 2, 1e-4))
+        assert "gains nothing" in said(row("b", 0.02, 25, 1e-4))
 
     def test_ends_of_the_u_curve_are_the_two_classifiers(self, drawn) -> None:
         first, second, wrong = drawn

@@ -47,5 +47,5 @@ class Subject:
 
     def options(self, asked: "Measurement") -> dict[str, object]:
         """What the command line says of them, for a command that does it again."""
-        named = {name: getattr(asked, name) for name in ("model", "weights", "split", "num", "seed")}
-        return named | {"data": self.data, "data_root": self.data_root, "skip_bad": self.skip_bad}
+        named: dict[str, object] = {name: getattr(asked, name) for name in ("model", "weights", "split", "num", "seed")}
+        return {**named, "data": self.data, "data_root": self.data_root, "skip_bad": self.skip_bad}

@@ -122,12 +122,14 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
         (model["model"], model["natural"], model["robust"], model.get("paired", {}).get("p"), model["verdict"])
         for model in facts["models"]
     )
-    aim = "" if facts["target"] is None else f", aimed at {described(facts['target'])}"
-    how = "still classified correctly" if not aim else f"right and not taken for {described(facts['target'])}"
+    goal = None if facts["target"] is None else described(facts["target"])
+    aim = "" if goal is None else f", aimed at {goal}"
+    how = "still classified correctly" if goal is None else f"right and not taken for {goal}"
+    kept = "accuracy" if goal is None else how
     role = {"PGD": "pgd", "FGSM": "fgsm"}.get(facts["attack"].partition("(")[0], "other")
     bars = Bars(
         "shares",
-        f"Natural accuracy, and {'accuracy' if not aim else how} under {facts['attack']} within {facts['threat']}{aim}",
+        f"Natural accuracy, and {kept} under {facts['attack']} within {facts['threat']}{aim}",
         "accuracy",
         tuple(_bars(key, label, names, facts["models"]) for key, label in (("natural", "natural"), ("robust", role))),
     )
@@ -144,7 +146,7 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
         ),
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])}
-        | ({"target": described(facts["target"])} if aim else {}),
+        | ({} if goal is None else {"target": goal}),
     )
 
 
