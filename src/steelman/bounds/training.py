@@ -2,11 +2,13 @@
 
 Gowal et al. 2018 (arXiv:1810.12715). Each interval is a centre and a radius, which cost one product each. Batch
 normalisation takes the statistics of the clean batch (Shi et al. 2021, arXiv:2103.11341, section 3.2) and is folded
-into the weights before it.
+into the layer before it.
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +51,7 @@ class Passed:
 
     graph: Graph
     flows: tuple[Flow, ...]
-    weights: dict[int, tuple[Tensor, Tensor | None]]  # of each product, as the intervals saw them
+    weights: dict[int, Callable[[], tuple[Tensor, Tensor | None]]]  # of each product, its batch normalisation folded in
 
     @property
     def logits(self) -> Logits:
@@ -76,7 +78,7 @@ class Passed:
             own = (flow.centre - flow.radius).gather(1, y[:, None])
             return (flow.centre + flow.radius - own).scatter(1, y[:, None], 0.0)
         before = self.flows[last.inputs[0]]
-        weight, bias = self.weights[len(self.graph.steps)]
+        weight, bias = self.weights[len(self.graph.steps)]()
         centre = last.kind.apply(before.centre, weight, bias)
         reach = _reach(before.radius.flatten(1), weight.flatten(1), y)
         return centre - centre.gather(1, y[:, None]) + reach
@@ -104,8 +106,8 @@ def worst_logits_by_lines(passed: Passed, y: Labels) -> Logits:
     ends = [Ends(flow.centre - flow.radius, flow.centre + flow.radius) for flow in passed.flows]
     backs: dict[int, Back] = {}
     for place, step in enumerate(passed.graph.steps, 1):
-        weights = passed.weights.get(place)
-        backs[place] = back(step.kind, ends[step.inputs[0]], weights or _scale_of(step.kind))
+        weights = passed.weights[place]() if place in passed.weights else _scale_of(step.kind)
+        backs[place] = back(step.kind, ends[step.inputs[0]], weights)
     relaxed = Relaxed(passed.graph.steps, backs, {}, ends[0])
     unit = torch.eye(passed.logits.shape[1], dtype=passed.logits.dtype, device=passed.logits.device)
     return -relaxed.lower(len(backs), unit[y][:, None] - unit)
@@ -121,7 +123,7 @@ def clean_and_intervals(model: nn.Module, x: Images, low: Images, high: Images) 
     """
     graph = _graph_of(model)
     flows = [Flow(x, *middle(low, high))]
-    weights: dict[int, tuple[Tensor, Tensor | None]] = {}
+    weights: dict[int, Callable[[], tuple[Tensor, Tensor | None]]] = {}
     for place, step in enumerate(graph.steps, 1):
         inputs = [flows[one] for one in step.inputs]
         if isinstance(step.kind, Product):
@@ -133,22 +135,36 @@ def clean_and_intervals(model: nn.Module, x: Images, low: Images, high: Images) 
     return Passed(graph, tuple(flows), weights)
 
 
-def _product(kind: Product, flow: Flow, *, clean_only: bool) -> tuple[Flow, tuple[Tensor, Tensor | None]]:
-    """The intervals go through weights that the batch normalisation is folded into."""
+def _product(kind: Product, flow: Flow, *, clean_only: bool) -> tuple[Flow, Callable[[], tuple[Tensor, Tensor | None]]]:
+    """A convolution's intervals go through weights that the batch normalisation is folded into.
+
+    A linear layer has more weights than it makes values: there these are scaled, and x and centre are one product.
+    """
     weight, bias = kind.module.weight, kind.module.bias
+    scaled = isinstance(kind.module, nn.Linear) and kind.norm is not None and not clean_only
     if kind.flat and flow.x.ndim == 4 and flow.x.is_contiguous(memory_format=torch.channels_last):
         weight = weight.unflatten(1, flow.x.shape[1:]).contiguous(memory_format=torch.channels_last)
     elif isinstance(kind.module, nn.Conv2d) and not flow.x.is_cuda:
         flow = Flow(_channels_last(flow.x), _channels_last(flow.centre), _channels_last(flow.radius))
+    if scaled:
+        assert kind.norm is not None
+        x, centre = kind.apply(torch.cat((flow.x, flow.centre)), weight, bias).chunk(2)
+        x, scale, shift = _normalised(kind.norm, x)
+        radius = kind.apply(flow.radius, weight.abs(), None) * scale.abs()
+        return Flow(x, centre * scale + shift, radius), partial(_folded, weight, bias, scale, shift)
     x = kind.apply(flow.x, weight, bias)
     if kind.norm is not None:
         x, scale, shift = _normalised(kind.norm, x)
-        weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-        bias = shift if bias is None else bias * scale + shift
+        weight, bias = _folded(weight, bias, scale, shift)
     if clean_only:
-        return Flow(x, x, x), (weight, bias)
+        return Flow(x, x, x), lambda: (weight, bias)
     centre = kind.apply(flow.centre, weight, bias)
-    return Flow(x, centre, kind.apply(flow.radius, weight.abs(), None)), (weight, bias)
+    return Flow(x, centre, kind.apply(flow.radius, weight.abs(), None)), lambda: (weight, bias)
+
+
+def _folded(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and bias that scale and shift are folded into, channel by channel."""
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift if bias is None else bias * scale + shift
 
 
 def _channels_last(x: Tensor) -> Tensor:
