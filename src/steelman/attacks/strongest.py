@@ -12,6 +12,9 @@ from steelman.threats import Ball
 class Strongest(Attack):
     """All members in turn; each only sees the images that held against those before it.
 
+    On a random model give `samples` to the whole: a member of its own fewer draws would take an image for broken, and
+    spare it those after it, where a single answer is wrong by chance.
+
     Raises:
         UsageError: no members.
     """

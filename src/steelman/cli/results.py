@@ -52,7 +52,8 @@ def kept(asked: Measurement, subject: Subject, out: Path, *, warned: bool = Fals
         prepared = ready(asked, subject, progress, warned=warned)
         asked = dataclasses.replace(asked, data=prepared.source)
         command = rerun(["steelman", "evaluate", repr(asked)], data_root=subject.data_root, out=out)
-        need = DISK_SPACE + 5 * prepared.data.images.numel() * len(prepared.subjects)
+        outcomes = len(prepared.subjects) * (3 if asked.shield else 1)
+        need = DISK_SPACE + 5 * prepared.data.images.numel() * outcomes
         with Run.open(out, repr(asked), prepared.digest, command=command, need=need) as run:
             if not run.finished:
                 _keep(run, prepared, measure(prepared, progress, run), command)
