@@ -222,7 +222,7 @@ def measure(prepared: Prepared, progress: Progress = silent, run: Run | None = N
 def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | None) -> Measured:
     spec, data, name = prepared.measurement, prepared.data, prepared.subjects[index].name
     aim = "" if spec.target is None else f", aimed at {described(spec.target)}"
-    words = f"{spec.attack!r}{aim} on {name}"
+    words = f"{spec.attack!r} on {name}{aim}"
     progress(0, len(data), words)
     struck = _struck(prepared, index, progress, words, run)
     model, outcome = struck.model, struck.outcome

@@ -125,17 +125,17 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
     goal = None if facts["target"] is None else described(facts["target"])
     aim = "" if goal is None else f", aimed at {goal}"
     how = "still classified correctly" if goal is None else f"right and not taken for {goal}"
-    kept = "accuracy" if goal is None else how
+    kept = "accuracy" if goal is None else f"images not taken for {goal}"
     role = {"PGD": "pgd", "FGSM": "fgsm"}.get(facts["attack"].partition("(")[0], "other")
     bars = Bars(
         "shares",
-        f"Natural accuracy, and {kept} under {facts['attack']} within {facts['threat']}{aim}",
+        f"Natural accuracy, and {kept} under {facts['attack']} within {facts['threat']}",
         "accuracy",
         tuple(_bars(key, label, names, facts["models"]) for key, label in (("natural", "natural"), ("robust", role))),
     )
     return Page(
         title=f"Evaluation within {facts['threat']}{aim}",
-        question=f"How many images are {how} under {facts['attack']} within {facts['threat']}{aim}?",
+        question=f"How many images are {how} under {facts['attack']} within {facts['threat']}?",
         headline="; ".join(f"{model['model']}: {Share(**model['robust'])}" for model in facts["models"]),
         findings=tuple(facts["notes"]),
         sections=(
