@@ -81,7 +81,7 @@ def fit(
 
     Args:
         model: from pixels in [0, 1] to logits.
-        splits: trained on train, chosen on val; test is not looked at.
+        splits: trained on train (and on val, where the recipe says so), chosen on val; test is not looked at.
         recipe: how.
         generator: the source of the order of the images and of all else that is random.
         run: where it is kept.
@@ -97,12 +97,15 @@ def fit(
         Diverged: the loss or a weight is no number; the network is left with the last good weights.
         Interrupted: by Ctrl-C; the network is left with the weights to keep so far.
     """
+    if recipe.with_val:
+        splits = splits._replace(train=splits.train.followed_by(splits.val))
     if recipe.drop_last and len(splits.train) < recipe.batch_size:
         raise UsageError(
             f"{len(splits.train)} images fill no batch of {recipe.batch_size}. "
             "Give a smaller batch_size, or drop_last=False."
         )
-    identity = f"{recipe!r}, {len(splits.train)} images, {_size(model)} parameters, chosen by {choose_by}"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    identity = f"{recipe!r}, {len(splits.train)} images, {size} parameters, chosen by {choose_by}"
     try:
         if run is not None and run.has("results/history.json"):
             return _finished(model, run, identity)
@@ -395,7 +398,3 @@ def _device(model: nn.Module) -> torch.device:
 
 def _cuda(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

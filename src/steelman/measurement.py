@@ -202,6 +202,8 @@ def prepare(
     subjects = [Subject(name, one.model) for name, one in named]
     for name, one in named:
         _check(name, one, data)
+        if measurement.split == "val" and one.training.recipe is not None and one.training.recipe.with_val:
+            notes += (f"{name} was trained on val as well: it has seen these images",)
     if measurement.model is not None:
         subjects.append(Subject(_name(measurement), _given(measurement, data)))
         check_fit(subjects[-1].model, data.shape, len(data.classes))

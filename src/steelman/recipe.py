@@ -33,6 +33,8 @@ class Recipe(Spec):
             processor multiplies it (AVX-512 BF16, AMX, GPUs), slower elsewhere; "auto" takes it where it is faster.
             Weights, steps and all that is measured stay float32.
         frozen: how many leading blocks stay as they are, their BatchNorm in eval mode (see steelman.models.cuts).
+        with_val: train on the images of val as well, when everything has been chosen without them; the val accuracy of
+            an epoch is then of images that were seen.
         shift: each image is moved by up to so many pixels each way, at random and anew in every epoch, black behind it.
 
     Raises:
@@ -57,6 +59,7 @@ class Recipe(Spec):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     frozen: int = 0
     shift: int = 0
+    with_val: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +76,10 @@ class Recipe(Spec):
         self._require("ema", "None, or a decay with 0 <= ema < 1", holds=self.ema is None or 0 <= self.ema < 1)
         self._require("frozen", "0 blocks or more", holds=self.frozen >= 0)
         self._require("shift", "0 pixels or more", holds=self.shift >= 0)
+        if self.with_val and (self.keep != "last" or self.patience is not None):
+            raise UsageError(
+                "with_val=True leaves no images to choose an epoch by. Expected keep='last' and no patience with it."
+            )
         clip = self.clip_gradient
         self._require("clip_gradient", "None, or a positive number", holds=clip is None or 0 < clip < math.inf)
         if self.optimizer != "sgd" and self.momentum != type(self).momentum:

@@ -156,14 +156,14 @@ def _compute(
     on_epoch: OnEpoch | None,
 ) -> None:
     test, splits = splits.test, splits._replace(train=splits.train.first(training.num))
+    recipe = training.recipe or default_recipe(training.architecture)
     about = {
         "architecture": repr(training.architecture),
         "shape": test.shape,
         "classes": test.classes,
-        "notes": test.notes,
+        "notes": (*test.notes, *(("val was trained on as well",) if recipe.with_val else ())),
     }
     run.write_json("model", about)
-    recipe = training.recipe or default_recipe(training.architecture)
     fit(model, splits, recipe, generator=generator, run=run, progress=progress, on_epoch=on_epoch)
     labels = predicted(model, test)
     run.write_tensors("examples/natural.safetensors", {"predicted": labels, "label": test.labels})

@@ -19,6 +19,7 @@ from steelman.defences.adversarial import Adversarial
 from steelman.defences.standard import Standard
 from steelman.errors import Diverged, Interrupted, RunError, UsageError, WeightsError
 from steelman.fitting import fit, predicted
+from steelman.measurement import Measurement, prepare
 from steelman.models.basic_cnn import BasicCNN
 from steelman.models.linear import Linear1
 from steelman.recipe import Recipe, default_recipe
@@ -307,6 +308,38 @@ def test_every_image_once_an_epoch_in_a_new_order(num, size, drop_last, expected
         assert len(set(seen)) == len(seen) == sum(expected)
     if num > 5:
         assert epochs[0] != epochs[1]
+
+
+def test_with_val_all_images_are_trained_on():
+    """The same as with the images of both as train: same weights, same accuracy on val."""
+    whole = splits()
+    joined = whole._replace(train=whole.train.followed_by(whole.val))
+    recipe = Recipe(epochs=2, batch_size=8, keep="last")
+    models, rows = [linear(), linear()], []
+    for model, parts, one in zip(
+        models, (whole, joined), (dataclasses.replace(recipe, with_val=True), recipe), strict=True
+    ):
+        history = fit(model, parts, one, generator=seeded())
+        rows.append([row["val_accuracy"] for row in history.rows])
+    assert rows[0] == rows[1]
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("given", [{"keep": "best"}, {"keep": "last", "patience": 2}])
+def test_with_val_nothing_is_left_to_choose_by(given):
+    with pytest.raises(
+        UsageError, match=r"with_val=True leaves no images to choose an epoch by\. Expected keep='last'"
+    ):
+        Recipe(with_val=True, **given)
+
+
+def test_a_run_that_saw_val_says_so(tmp_path):
+    run = train(Training(Linear1(width=4), Digits(), Recipe(epochs=1, keep="last", with_val=True)), tmp_path / "run")
+    assert run.read_json("model")["notes"] == ["val was trained on as well"]
+    asked = Measurement(FGSM(), Linf(0.1), runs=(str(run.path),), split="val", num=5)
+    assert prepare(asked).notes == ("run was trained on val as well: it has seen these images",)
+    assert prepare(dataclasses.replace(asked, split="test")).notes == ()
 
 
 def test_drop_last_needs_one_batch():
