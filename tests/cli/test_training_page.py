@@ -12,6 +12,7 @@ SAVED = {
 FACTS = {
     "run": "runs/a",
     "spec": "Training()",
+    "command": "steelman train",
     "natural": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50},
     "epochs": 2,
     "best_epoch": 2,
