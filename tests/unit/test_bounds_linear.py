@@ -15,7 +15,8 @@ from steelman.attacks.pgd import PGD
 from steelman.bounds import interval_margins
 from steelman.bounds.box import Unknown
 from steelman.bounds.crown import linear_margins
-from steelman.bounds.graph import Norm, Product, fold, trace
+from steelman.bounds.fold import fold
+from steelman.bounds.graph import Norm, Product, trace
 from steelman.bounds.linear import lines
 from steelman.models import Normalize
 from steelman.models.layers import Threshold
@@ -41,6 +42,25 @@ class Residual(nn.Module):
         return self.head(F.dropout(out, 0.5, self.training).reshape(out.size(0), -1))
 
 
+class Repeated(nn.Module):
+    """Sums and scalings that repeat values: a grey image as three colours, one channel for all, a mean for all."""
+
+    colours: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("colours", torch.tensor([0.5, -1.0, 2.0]).view(1, 3, 1, 1))
+        self.inner, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm1d(8)
+        self.head, self.all = nn.Linear(8 * 8, 3), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grey = F.avg_pool2d(x, (2, 4)).mean(1, keepdim=True)
+        out = F.relu(self.inner(grey.expand(-1, 3, -1, -1) + grey * self.colours)) + grey
+        out = out - out.mean((1, 2, 3), keepdim=True)
+        vectors = self.norm(out.flatten(2))
+        return self.head(vectors.flatten(1)) + self.all(vectors.mean(2))
+
+
 def drawn(model: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -63,6 +83,7 @@ NETS: dict[str, nn.Module] = {
         Threshold((0.3, 0.7)), nn.Conv2d(2, 4, 4, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
     ),
     "residual": Residual(),
+    "repeated": Repeated(),
 }
 NETS = {name: drawn(net, seed) for seed, (name, net) in enumerate(NETS.items(), 3)}
 THREATS = [Linf(0.03), L2(0.2), L1(0.5, clip=False)]
@@ -335,6 +356,12 @@ def test_weights_that_torch_normalises_are_bounded_as_they_are(normalised):
         (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Flatten()), "ceil_mode"),
         (nn.Sequential(nn.Conv2d(2, 2, 2, padding="same"), nn.Flatten()), "more on one side"),
         (nn.Sequential(nn.Linear(8, 8), nn.Flatten()), "more than one vector an image"),
+        (Lambda(lambda x: (x.mean((2, 3)) + x.transpose(0, 1).mean(3)).flatten(1)), "transpose"),
+        (Lambda(lambda x: x.flatten(1)[:, :3]), "getitem"),
+        (Lambda(lambda x: x.mT.flatten(1)), "getattr|mT"),
+        (Lambda(lambda x: x.flatten(1) + x.size(1) * 2), "on what does not come from the image"),
+        (Lambda(lambda x: nn.ReLU()(x.flatten(1))), "beyond torch.fx .NameError: module is not installed"),
+        (Lambda(lambda x: x.mean((1, 2, 3)) + x.mean((2, 3))), "different numbers of dimensions"),
         (nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten()), "layer 0 .Conv2d"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

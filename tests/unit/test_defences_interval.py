@@ -298,6 +298,25 @@ def test_a_layer_without_bounds_is_named(batch):
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 3)).train()
     with pytest.raises(UsageError, match="does not follow a convolution or a linear layer"):
         CrownIBP(Linf(0.1))(model, x, y, progress=0.1, generator=torch.Generator())
+    model = nn.Sequential(nn.Linear(12, 12), nn.Flatten(1, 2), nn.BatchNorm1d(12), nn.Flatten(), nn.Linear(144, 3))
+    assert IBP(Linf(0.1))(model, x, y, progress=0.5, generator=torch.Generator()).isfinite()
+    model = nn.Sequential(nn.Flatten(1, 2), nn.Linear(12, 12), nn.BatchNorm1d(12), nn.Flatten(), nn.Linear(144, 3))
+    with pytest.raises(UsageError, match="behind a linear layer on more than one vector an image"):
+        IBP(Linf(0.1))(model, x, y, progress=0.5, generator=torch.Generator())
+
+
+class Part(nn.Module):
+    """Looks at a part of what it computes: training bounds must not take it for the whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = x.flatten(1)
+        return values - values[:, torch.arange(143, -1, -1)]
+
+
+def test_a_part_of_a_tensor_is_no_size(batch):
+    x, y = batch
+    with pytest.raises(UsageError, match="IBP has no bounds for getitem"):
+        IBP(Linf(0.1))(nn.Sequential(Part(), nn.Linear(144, 3)), x, y, progress=0.5, generator=torch.Generator())
 
 
 def test_a_threshold_knows_pixels_that_cannot_enter_its_band():

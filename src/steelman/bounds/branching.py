@@ -267,7 +267,7 @@ class _Branching:
             elif isinstance(step.kind, MaxPool):
                 ends = self.known[step.inputs[0]]
                 low, high = (end.expand(num, *end.shape[1:]) for end in (ends.low, ends.high))
-                backs[place] = back(step.kind, Ends(low, high))
+                backs[place] = back(step.kind, [Ends(low, high)])
         relaxed = replace(self.relaxed, backs=backs)
         return relaxed.lower(len(self.steps), target.expand(num, 1, -1))[:, 0].nan_to_num(-math.inf)
 

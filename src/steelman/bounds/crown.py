@@ -80,8 +80,8 @@ def enclosed(graph: Graph, box: Box, *, refine: bool) -> tuple[Relaxed, dict[int
         first = step.inputs[0]
         if refine and first > start and isinstance(step.kind, Clamp | MaxPool):
             known[first] = _refined(relaxed, first, known[first], step.kind)
-        weights = _weights(step)
-        backs[place] = back(step.kind, known[first], weights)
+        weights = _weights(step, known[first].low.ndim)
+        backs[place] = back(step.kind, [known[one] for one in step.inputs], weights)
         if place > start:
             slack[place] = _rounding(step, [known[one] for one in step.inputs], known[place], weights, box) + TINY
     return relaxed, known
@@ -98,12 +98,12 @@ def _elementwise(graph: Graph) -> int:
     return start
 
 
-def _weights(step: Step) -> tuple[Tensor, Tensor | None] | None:
+def _weights(step: Step, dims: int) -> tuple[Tensor, Tensor | None] | None:
     if isinstance(step.kind, Product):
         bias = step.kind.module.bias
         return step.kind.module.weight.double(), None if bias is None else bias.double()
     if isinstance(step.kind, Norm | Scale):
-        scale, shift = scale_of(step.kind)
+        scale, shift = scale_of(step.kind, dims)
         return scale.double(), shift.double()
     return None
 

@@ -7,13 +7,12 @@ as long as what it calls is known here; the rest is named in the error.
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 
 from steelman.bounds.box import Unknown
 from steelman.engine import computes_as_its_class
@@ -111,7 +110,7 @@ _LAYERS = (
     *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d),
 )
 _WEIGHT_SETTERS = "torch.nn.utils."  # weight and spectral normalisation, pruning
-_SIZES = ("size", "getattr", "getitem", "dim")  # how a forward asks for the number of images; no values
+_FACTS = ("shape", "ndim", "dtype", "device")  # attributes that are no values
 
 Kind: TypeAlias = Product | Norm | Scale | Clamp | MaxPool | Mean | Dropout | Sum
 
@@ -147,8 +146,10 @@ def trace(model: nn.Module) -> Graph:
     tracer, root = _Tracer(), nn.Sequential(model)
     try:
         module = fx.GraphModule(root, tracer.trace(root))
-    except (TraceError, TypeError, RuntimeError) as error:
-        raise Unknown(f"a forward that depends on the values ({str(error).splitlines()[0]})") from None
+    except Unknown:
+        raise
+    except Exception as error:  # whatever a forward does to symbols; the network itself has not been run
+        raise Unknown(f"a forward that depends on the values or is beyond torch.fx ({_first_line(error)})") from None
     places: dict[fx.Node, int] = {}
     constants: dict[fx.Node, Callable[[], Tensor]] = {}
     steps: list[Step] = []
@@ -162,9 +163,11 @@ def trace(model: nn.Module) -> Graph:
         elif node.op == "output":
             if not isinstance(node.args[0], fx.Node) or places.get(node.args[0]) != len(steps):
                 raise Unknown("an output that is not the last layer's tensor")
-        elif _name(node) not in _SIZES:
+        elif not _is_size(node, places):
             _check_in_place(node, module)
             inputs = tuple(places[one] for one in node.all_input_nodes if one in places)
+            if not inputs:
+                raise Unknown(f"{_place(node, _name(node))}, on what does not come from the image")
             steps.append(Step(_kind(node, module, constants), inputs, node))
             places[node] = len(steps)
     return Graph(module, tuple(steps))
@@ -198,38 +201,6 @@ class _Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
-def fold(graph: Graph) -> Graph:
-    """The same network, with fewer steps: convolutions and linear layers take in what belongs to them alone.
-
-    That is the batch normalisation after one, and before a linear layer the flattening of images to vectors.
-    """
-    steps: list[Step] = []
-    new_place = {0: 0}
-    for place, step in enumerate(graph.steps, 1):
-        before = graph.steps[step.inputs[0] - 1] if step.inputs and step.inputs[0] else None
-        merged = None
-        if before is not None and len(before.node.users) == 1:
-            merged = _merged(before.kind, step.kind, steps[new_place[step.inputs[0]] - 1].kind)
-        if merged is not None:
-            new_place[place] = new_place[step.inputs[0]]
-            steps[new_place[place] - 1] = Step(merged, steps[new_place[place] - 1].inputs, step.node)
-        else:
-            steps.append(Step(step.kind, tuple(new_place[one] for one in step.inputs), step.node))
-            new_place[place] = len(steps)
-    return Graph(graph.module, tuple(steps))
-
-
-def _merged(before: Kind, kind: Kind, folded: Kind) -> Product | None:
-    """Two kinds as one; `folded` is the first with what it took in already."""
-    if isinstance(before, Product) and isinstance(kind, Norm) and isinstance(folded, Product):
-        return replace(folded, norm=kind.module)
-    if isinstance(before, Mean) and isinstance(kind, Product) and isinstance(kind.module, nn.Linear):
-        flatten = before.function
-        if isinstance(flatten, nn.Flatten) and (flatten.start_dim, flatten.end_dim) == (1, -1):
-            return replace(kind, flat=True)
-    return None
-
-
 def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Callable[[], Tensor]]) -> Kind:
     if node.op == "call_module":
         return _of_module(node, module.get_submodule(str(node.target)))
@@ -251,7 +222,7 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
             return _clamp(node, *rest, **options)
         case "flatten" if rest == [1] and not options:
             return Mean(nn.Flatten())
-        case "flatten" | "view" | "reshape" | "contiguous":
+        case "flatten" | "view" | "reshape" | "contiguous" | "expand":
             return Mean(_bound(node.target, rest, options))
         case "mean" | "avg_pool2d" | "adaptive_avg_pool2d":
             return Mean(_bound(node.target, rest, options), rounds=True)
@@ -333,6 +304,23 @@ def _clamp(node: fx.Node, *ends: Any, **named: Any) -> Kind:
     return Clamp(float(low), float(high))
 
 
+def _is_size(node: fx.Node, places: Mapping[fx.Node, int]) -> bool:
+    """Whether a step asks for a tensor's size or a part of it, and not for values."""
+    match _name(node), node.args:
+        case (("size" | "dim"), _):
+            return True
+        case "getattr", (_, attribute, *_):
+            return attribute in _FACTS
+        case "getitem", (fx.Node() as whole, *_):
+            return whole not in places and whole.op != "get_attr"
+        case _:
+            return False
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _bound(target: Any, rest: list[Any], options: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     function = getattr(Tensor, {"view": "reshape"}.get(target, target)) if isinstance(target, str) else target
     return lambda x: function(x, *rest, **options)
@@ -368,7 +356,7 @@ def _shares(node: fx.Node, module: fx.GraphModule) -> bool:
     """Whether the values may be those of another tensor, under another shape."""
     if node.op == "call_module":
         return isinstance(module.get_submodule(str(node.target)), nn.Flatten | nn.Identity | nn.Dropout | nn.Dropout2d)
-    return _name(node) in ("flatten", "view", "reshape", "contiguous", "dropout")
+    return _name(node) in ("flatten", "view", "reshape", "contiguous", "expand", "dropout")
 
 
 def _name(node: fx.Node) -> str:

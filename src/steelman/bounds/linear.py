@@ -76,17 +76,18 @@ class Relaxed:
         return torch.maximum(lowest, _times(rows, centre) - _times(rows.abs(), error) - reach)
 
 
-def back(kind: Kind, ends: Ends, weights: tuple[Tensor, Tensor | None] | None = None) -> Back:
-    """How rows pass a step backwards, its first input being within `ends`.
+def back(kind: Kind, inputs: Sequence[Ends], weights: tuple[Tensor, Tensor | None] | None = None) -> Back:
+    """How rows pass a step backwards, its inputs being within `inputs`.
 
     Args:
         kind: what the step computes.
-        ends: where its first input lies; the shape and precision are those of the rows to come.
+        inputs: where each of them lies; the precision is that of the rows to come.
         weights: of a product, or scale and shift of a normalisation or scaling.
 
     Raises:
         Unknown: the step has no linear bounds.
     """
+    ends = inputs[0]
     match kind:
         case Product():
             assert weights is not None
@@ -98,7 +99,7 @@ def back(kind: Kind, ends: Ends, weights: tuple[Tensor, Tensor | None] | None = 
         case Mean():
             return _mean(kind.function, ends.low.shape[1:])
         case Sum():
-            return lambda rows: ([rows, kind.sign * rows], rows.new_zeros(rows.shape[:2]))
+            return _sum(kind.sign, inputs[0].low.shape[1:], inputs[-1].low.shape[1:])
         case Dropout():
             if kind.module.training:
                 raise Unknown("dropout that is at work")
@@ -110,8 +111,8 @@ def back(kind: Kind, ends: Ends, weights: tuple[Tensor, Tensor | None] | None = 
             return _scale(ends.low.shape[1:], scale, shift)
 
 
-def scale_of(kind: Kind) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a scaling, or of a normalisation with its running statistics, to multiply images with."""
+def scale_of(kind: Kind, dims: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a scaling, or of a normalisation with its running statistics, of a tensor of `dims`."""
     if isinstance(kind, Scale):
         return kind.constants()
     assert not isinstance(kind, (Product, Clamp, MaxPool, Mean, Dropout, Sum))
@@ -120,7 +121,7 @@ def scale_of(kind: Kind) -> tuple[Tensor, Tensor]:
     assert norm.running_var is not None
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.double() - norm.running_mean.double() * scale
-    shape = (1, -1, 1, 1) if isinstance(norm, nn.BatchNorm2d) else (1, -1)
+    shape = (1, -1, *[1] * (dims - 2))
     return scale.view(shape), shift.view(shape)
 
 
@@ -196,11 +197,28 @@ def _padding(module: nn.Conv2d) -> tuple[int, int]:
 
 
 def _scale(shape: Sequence[int], scale: Tensor, shift: Tensor) -> Back:
+    """Constants may repeat the values, as three colours' do a grey image's."""
+
     def pass_back(rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        factor, offset = (value.to(rows).expand(1, *shape) for value in (scale, shift))
-        return [rows * factor[:, None]], _times(rows, offset)
+        factor, offset = (value.to(rows).expand(1, *rows.shape[2:]) for value in (scale, shift))
+        return [_gathered(rows * factor[:, None], shape)], _times(rows, offset)
 
     return pass_back
+
+
+def _sum(sign: float, *shapes: Sequence[int]) -> Back:
+    def pass_back(rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        first, second = (_gathered(rows, shape) for shape in shapes)
+        return [first, sign * second], rows.new_zeros(rows.shape[:2])
+
+    return pass_back
+
+
+def _gathered(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rows of what values of this shape are repeated to, as rows of the values."""
+    if rows.ndim != 2 + len(shape):
+        raise Unknown("a sum of values with different numbers of dimensions")
+    return rows.sum_to_size(*rows.shape[:2], *shape)
 
 
 def _mean(function: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Back:

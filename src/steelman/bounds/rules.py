@@ -186,6 +186,13 @@ def _reshape(function: Operation) -> Operation:
     return rule
 
 
+def _expand(x: Any, *sizes: int) -> Box:
+    """Repeated values are no ball any more: each would be taken to move by itself."""
+    made = _reshape(Tensor.expand)(x, *sizes)
+    made.ball = made.ball if made.shape == x.shape else None
+    return made
+
+
 def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Box:  # noqa: ARG001
     if training:
         raise Unknown
@@ -247,6 +254,7 @@ RULES.update(
     {
         **{getattr(owner, name): rule for name, rule in _BOTH.items() for owner in (torch, Tensor)},
         Tensor.view: _BOTH["reshape"],
+        Tensor.expand: _expand,
         Tensor.contiguous: _reshape(lambda part: part),
         Tensor.__rsub__: lambda x, other: _subtract(other, x),
         Tensor.add_: _in_place(_add),

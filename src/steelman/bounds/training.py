@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman.bounds.box import Unknown
+from steelman.bounds.fold import fold
 from steelman.bounds.gradients import middle, rectified, statistics
 from steelman.bounds.graph import (
     Clamp,
@@ -27,7 +28,6 @@ from steelman.bounds.graph import (
     Product,
     Scale,
     Sum,
-    fold,
     trace,
 )
 from steelman.bounds.linear import Back, Ends, Relaxed, back, scale_of
@@ -106,8 +106,9 @@ def worst_logits_by_lines(passed: Passed, y: Labels) -> Logits:
     ends = [Ends(flow.centre - flow.radius, flow.centre + flow.radius) for flow in passed.flows]
     backs: dict[int, Back] = {}
     for place, step in enumerate(passed.graph.steps, 1):
-        weights = passed.weights[place]() if place in passed.weights else _scale_of(step.kind)
-        backs[place] = back(step.kind, ends[step.inputs[0]], weights)
+        inputs = [ends[one] for one in step.inputs]
+        weights = passed.weights[place]() if place in passed.weights else _scale_of(step.kind, inputs[0].low.ndim)
+        backs[place] = back(step.kind, inputs, weights)
     relaxed = Relaxed(passed.graph.steps, backs, {}, ends[0])
     unit = torch.eye(passed.logits.shape[1], dtype=passed.logits.dtype, device=passed.logits.device)
     return -relaxed.lower(len(backs), unit[y][:, None] - unit)
@@ -149,6 +150,8 @@ def _product(kind: Product, flow: Flow, *, clean_only: bool) -> tuple[Flow, Call
     if scaled:
         assert kind.norm is not None
         x, centre = kind.apply(torch.cat((flow.x, flow.centre)), weight, bias).chunk(2)
+        if x.ndim != 2:
+            raise Unknown("batch normalisation behind a linear layer on more than one vector an image")
         x, scale, shift = _normalised(kind.norm, x)
         radius = kind.apply(flow.radius, weight.abs(), None) * scale.abs()
         return Flow(x, centre * scale + shift, radius), partial(_folded, weight, bias, scale, shift)
@@ -208,11 +211,11 @@ def _remember(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Ten
     norm.running_var.lerp_(variance, share if share is not None else 0.1)
 
 
-def _scale_of(kind: Kind) -> tuple[Tensor, Tensor | None] | None:
+def _scale_of(kind: Kind, dims: int) -> tuple[Tensor, Tensor | None] | None:
     """Of a scaling; a normalisation on its own has statistics of the batch in training, unknown here."""
     if isinstance(kind, Norm) and kind.module.training:
         raise Unknown("batch normalisation in training that does not follow a convolution or a linear layer")
-    return scale_of(kind) if isinstance(kind, Norm | Scale) else None
+    return scale_of(kind, dims) if isinstance(kind, Norm | Scale) else None
 
 
 def _flow(kind: Kind, *inputs: Flow) -> Flow:
