@@ -51,16 +51,17 @@ class Cut:
         return self.rest(_maps(values, self.size)).float()
 
     def reach(self, side: int) -> int:
-        """How many rows of values a window of so many rows changes, at most."""
-        return min((side + self.field - 2) // self.stride + 1, *self.size[1:])
+        """How many rows of values a window of so many rows changes, at most; there may be fewer."""
+        return (side + self.field - 2) // self.stride + 1
 
     def seen(self, side: int) -> int:
         """How many rows of pixels these values see."""
         return (self.reach(side) - 1) * self.stride + self.field
 
     def share(self, side: int) -> float:
-        """Which part of the pixels that is."""
-        return self.seen(side) ** 2 / (self.before[1] * self.before[2])
+        """Which part of the pixels that is; all of them where the square of values does not fit into the whole."""
+        fits = self.reach(side) <= min(self.size[1:])
+        return self.seen(side) ** 2 / (self.before[1] * self.before[2]) if fits else 1.0
 
 
 class Windows:
@@ -90,7 +91,7 @@ class Windows:
         parts, reach = self.parts, self.parts.reach(side)
         channels, rows, columns = parts.size
         row, column = (
-            (-((parts.field - 1 - start) // parts.stride)).clamp(0, size - reach)
+            (-((parts.field - 1 - start) // parts.stride)).clamp(0, max(0, size - reach))
             for start, size in ((top, rows), (left, columns))
         )
         self.seen = parts.seen(side) if parts.share(side) <= LARGEST else 0

@@ -105,6 +105,27 @@ def test_a_small_window_leaves_most_of_the_image_alone(monkeypatch: pytest.Monke
     assert kept.seen == 0  # the whole image
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(20, 64), (64, 20), (14, 96)])
+def test_oblong_images_are_looked_at_along_both_sides(rows: int, columns: int) -> None:
+    """Where a window reaches all values along the short side, it does not along the other."""
+    model = drawn(nn.Conv2d(1, 8, 5), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3, stride=2), nn.MaxPool2d(2), nn.Flatten())
+    model = nn.Sequential(*model, drawn(nn.Linear(model(torch.zeros(1, 1, rows, columns)).shape[1], 3))).eval()
+    x = torch.rand((40, 1, rows, columns), generator=seeded())
+    kept = windows(model, x, 8)
+    assert kept is not None
+    for seed, side in enumerate((1, 3, 5, 9, 12)):
+        generator = seeded(seed)
+        top, left = (torch.randint(0, size - side + 1, (40,), generator=generator) for size in (rows, columns))
+        new = x.clone()
+        for one, i, j in zip(new, top.tolist(), left.tolist(), strict=True):
+            one[:, i : i + side, j : j + side] = 1 - one[:, i : i + side, j : j + side]
+        kept.look(top, left, side)
+        with torch.no_grad():
+            torch.testing.assert_close(kept.logits(torch.arange(40), new), model(new), rtol=1e-5, atol=1e-5)
+        kept.keep(torch.ones(40, dtype=torch.bool))
+        x = new
+
+
 def test_some_of_the_images_go_on_alone() -> None:
     model, x = NETS["two cuts"], pictures()
     some = torch.arange(30) % 3 == 0
