@@ -150,7 +150,7 @@ class State:
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in moments.items():
             index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
+            state.setdefault(int(index), {})[key] = value.clone()  # else the optimiser counts on in the snapshot
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             for key, value in values.items():  # files are contiguous; fused kernels want the parameter's own layout

@@ -282,7 +282,7 @@ class _Search:
         self.forwards += len(rows)
         target = None if self.first.target is None else self.first.target[rows]
         hit = broken(logits, self.first.y[rows], target) & threat.contains(x_adv, x)
-        self.distance[rows[hit]] = threat.distance(x_adv, x)[hit]
+        self.distance[rows[hit]] = threat.distance(x_adv, x)[hit].clamp_max(eps)
         self.nearest[rows[hit]] = x_adv[hit]
 
 
@@ -292,8 +292,8 @@ def reach(eps: float) -> float:
 
 
 def _distances(outcome: Outcome) -> PerExample:
-    """Of each image's success; inf where there is none."""
-    return torch.where(outcome.broken, outcome.distance, math.inf)
+    """Of each image's success, which is within the threat whatever its last digits; inf where there is none."""
+    return torch.where(outcome.broken, outcome.distance.clamp_max(outcome.threat.eps), math.inf)
 
 
 def _check_alike(first: Outcome, other: Outcome) -> None:

@@ -152,13 +152,16 @@ def multiplies_bfloat16() -> bool:
 def _work_of(model: nn.Module, x: Tensor) -> _Work:
     known = _work.get(model, {})
     if x[0].shape not in known:
-        known[x[0].shape] = _measured(model, x[:1])
+        known[x[0].shape] = _measured(model, fill(x[:1]))
     return known[x[0].shape]
 
 
-def _measured(model: nn.Module, image: Images) -> _Work:
-    """The work of one image, the image itself counted among what is put out."""
-    floats, products = image.numel(), 0
+def _measured(model: nn.Module, copies: Images) -> _Work:
+    """The work of one image, the image itself counted among what is put out.
+
+    Of several copies: a model may take one image for none, as `squeeze` does.
+    """
+    floats, products = copies.numel(), 0
 
     def count(module: nn.Module, inputs: object, output: object) -> None:  # noqa: ARG001
         nonlocal floats, products
@@ -170,11 +173,19 @@ def _measured(model: nn.Module, image: Images) -> _Work:
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     try:
         with torch.no_grad():
-            model(image)
+            model(copies)
     finally:
         for hook in hooks:
             hook.remove()
-    return _Work(floats, products)
+    return _Work(floats // len(copies), products // len(copies))
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """The generator itself where it draws on this device; else one that does, seeded by a draw from it."""
+    if generator.device.type == device.type:
+        return generator
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def generator_for(x: Tensor, seed: int = 0) -> torch.Generator:

@@ -204,8 +204,9 @@ def adversarial_accuracy(
     one-step attack, Kurakin et al. 2017, arXiv:1611.01236), which `strike` rules out; it is here to be compared.
     """
     x, y = (data.pixels(), data.labels) if isinstance(data, Data) else data
-    x = check_pixels(x)
+    x, generator = check_pixels(x), generator or generator_for(x)
     with guarded(model):
+        _check_labels(y, logits_of(model, x))
         batch = micro_batch(model, x)
         parts = zip(x.split(batch), y.split(batch), strict=True)
         crafted = [attack.perturb(model, part, labels, threat, generator=generator) for part, labels in parts]
@@ -244,7 +245,7 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
 
     Raises:
         PixelError: the model does not take images of this shape.
-        UsageError: the output is not (n, classes).
+        UsageError: the output is not (n, classes), or the weights are of another precision than the images.
     """
     try:
         return predict(model, x)
@@ -254,6 +255,12 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
             raise PixelError(
                 f"the model does not take images of shape {tuple(x.shape[1:])} (channels, height, width): {reason}. "
                 "Give images of the shape it was trained on."
+            ) from error
+        others = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {x.dtype}
+        if "type" in reason and others:
+            given = ", ".join(sorted(map(str, others)))
+            raise UsageError(
+                f"the model's weights are {given}, the images {x.dtype}. Convert it: model.float()."
             ) from error
         raise
 

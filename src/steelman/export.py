@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steelman.errors import RunError, UsageError
-from steelman.evaluate import Outcome
+from steelman.evaluate import Outcome, check_pixels
 from steelman.files import draft_of, replacing
 from steelman.stats import Share
 from steelman.types import Images
@@ -34,10 +34,12 @@ def export(outcome: Outcome, x: Images, path: Path) -> Path:
         path: FILE.npz, FILE.safetensors or a folder; a file is replaced, a folder must be new or empty.
 
     Raises:
+        PixelError: originals that are no float32 images in [0, 1].
         UsageError: another ending, originals of another shape, images that PNG cannot hold.
         RunError: a folder that is not empty, no room, or a place that is not writable.
     """
     check_destination(path)
+    x = check_pixels(x)
     if x.shape != outcome.x_adv.shape:
         raise UsageError(
             f"originals of shape {tuple(x.shape)} for adversarial images of shape {tuple(outcome.x_adv.shape)}. "

@@ -26,7 +26,7 @@ from steelman.chance import put_back
 from steelman.checkpoint import FILE, State, snapshot
 from steelman.data import Data, Splits
 from steelman.defences.guarded import Guarded
-from steelman.engine import micro_batch, predict, steady_allocator
+from steelman.engine import generator_on, micro_batch, predict, steady_allocator
 from steelman.errors import Diverged, Interrupted, RunError, UsageError
 from steelman.progress import Progress, silent
 from steelman.recipe import Recipe
@@ -141,12 +141,11 @@ class _Loop:
         choose_by: str,
     ) -> None:
         self.train, self.val = splits.train.to(_device(model)), splits.val
-        if frozen.caches(recipe):
+        if frozen.caches(model, recipe):
             self.train, self.val = (frozen.features(model, recipe.frozen, part) for part in (self.train, self.val))
         self.recipe, self.run, self.progress, self.on_epoch, self.choose_by = recipe, run, progress, on_epoch, choose_by
-        averaged = None
-        if recipe.ema is not None:
-            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        ema = recipe.ema
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema is not None else None
         objective = recipe.objective
         self.guard = objective if isinstance(objective, Guarded) else None
         start = snapshot(model)
@@ -235,7 +234,8 @@ class _Loop:
         x, y = shifted(self.train.pixels(index), recipe.shift, state.generator), self.train.targets(index)
         objective = self.guard.after(state.rollbacks) if self.guard else recipe.objective
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.in_bfloat16(x.device)):
-            loss = objective(self.learning, x, y, progress=done / self.total, generator=state.generator)
+            drawing = generator_on(x.device, state.generator)
+            loss = objective(self.learning, x, y, progress=done / self.total, generator=drawing)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged("the loss")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from steelman.chance import generators_of
 from steelman.data import Data
 from steelman.defences.standard import Standard
 from steelman.engine import guarded, micro_batch
@@ -54,14 +55,19 @@ def features(model: nn.Module, blocks: int, data: Data) -> Features:
     return Features(data.images, data.labels, data.classes, data.name, data.notes, values)
 
 
-def caches(recipe: Recipe) -> bool:
-    """Whether training needs no more of the frozen blocks than their features: attacks and shifts need the pixels."""
-    return recipe.frozen > 0 and isinstance(recipe.objective, Standard) and not recipe.shift
+def caches(model: nn.Module, recipe: Recipe) -> bool:
+    """Whether training needs no more of the frozen blocks than features computed once.
+
+    Attacks and shifts need the pixels; blocks that draw noise make other features each time.
+    """
+    if recipe.frozen == 0 or recipe.shift or not isinstance(recipe.objective, Standard):
+        return False
+    return not generators_of(divided(model, recipe.frozen)[0])
 
 
 def learning(model: nn.Module, recipe: Recipe) -> nn.Module:
     """What a training step runs: the whole model, or behind cached features its rest."""
-    if not caches(recipe):
+    if not caches(model, recipe):
         return model
     rest = divided(model, recipe.frozen)[1]
     return nn.Sequential(nn.Flatten(), *rest) if _takes_rows(rest) else rest

@@ -48,19 +48,28 @@ def dlr(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
     Croce & Hein 2020 (arXiv:2003.01690), equations 6 (untargeted) and 7 (targeted). With three classes, one fewer than
     equation 7 sorts, the second and third logit stand for its third and fourth: with the smallest one for both the
     loss would be -1 wherever the target comes last, and its gradient 0. With two classes nothing is left to divide by,
-    and the value is the plain margin.
+    and the value is the plain margin. Classes of which the model says -inf do not count.
     """
     if logits.shape[1] == 2:
         return margin(logits, y, target)
     ordered = logits.sort(dim=1, descending=True).values
-    last = logits.shape[1] - 1
+    possible = (ordered > -torch.inf).sum(1)  # a class of -inf is ruled out by the model: as if it were not there
     if target is None:
-        return margin(logits, y) / (ordered[:, 0] - ordered[:, 2]).clamp_min(1e-12)
-    scale = ordered[:, 0] - (ordered[:, min(2, last - 1)] + ordered[:, min(3, last)]) / 2
-    return (_pick(logits, target) - _pick(logits, y)) / scale.clamp_min(1e-12)
+        scale = ordered[:, 0] - _at(ordered, 2, possible - 1)
+        value = margin(logits, y)
+    else:
+        scale = ordered[:, 0] - (_at(ordered, 2, possible - 2) + _at(ordered, 3, possible - 1)) / 2
+        value = _pick(logits, target) - _pick(logits, y)
+    plain = margin(logits, y, target)
+    return torch.where(possible > 2, value / scale.clamp_min(1e-12), plain)
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def _at(ordered: Logits, place: int, most: Labels) -> PerExample:
+    """The logit in this place, or in the last one possible where that comes before."""
+    return _pick(ordered, most.clamp(0, place))
 
 
 def _pick(logits: Logits, y: Labels) -> PerExample:

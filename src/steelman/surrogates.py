@@ -60,6 +60,9 @@ class _Surrogates(TorchFunctionMode):
     ) -> Any:
         given: dict[str, Any] = kwargs or {}
         soft = _STAND_INS.get(func)
+        if soft is not None and not args:  # all by name
+            given = dict(given)
+            args = (given.pop("input"),)
         if soft is None or not isinstance(args[0], Tensor) or not args[0].requires_grad or given.get("inplace"):
             return func(*args, **given)
         with torch.no_grad():

@@ -19,8 +19,8 @@ def choose_targets(kind: str, logits: Logits, y: Labels, generator: Generator) -
     """A class other than the label for each image.
 
     Args:
-        kind: `random`: each of the others equally often; `least-likely`: that of the lowest logit; `next`: the label
-            plus one, after the last class the first.
+        kind: `random`: each of the others equally often; `least-likely`: that of the lowest logit above -inf; `next`:
+            the label plus one, after the last class the first.
         logits: what the model says of the originals.
         y: the labels.
         generator: where random targets are drawn from; they depend on nothing else but y and the number of classes.
@@ -34,7 +34,9 @@ def choose_targets(kind: str, logits: Logits, y: Labels, generator: Generator) -
         drawn = torch.randint(classes - 1, y.shape, generator=generator, device=y.device)
         return drawn + (drawn >= y)
     if kind == "least-likely":
-        return logits.nan_to_num().scatter(1, y[:, None], torch.inf).argmin(1)
+        ruled_out = torch.finfo(logits.dtype).max  # -inf: no attack could get there
+        possible = torch.where(logits.isneginf(), ruled_out, logits.nan_to_num())
+        return possible.scatter(1, y[:, None], torch.inf).argmin(1)
     return (y + 1) % classes
 
 

@@ -56,9 +56,12 @@ def test_a_recipe_says_by_how_much_and_training_sees_it():
     assert losses[2] > 0.3  # a dot moved by two pixels is a dot of the other class
 
 
-def test_features_of_frozen_blocks_are_not_kept_where_images_move():
-    assert caches(Recipe(frozen=1))
-    assert not caches(Recipe(frozen=1, shift=1))
+def test_features_of_frozen_blocks_are_not_kept_where_images_move_or_blocks_draw_noise():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 2))
+    assert caches(model, Recipe(frozen=1))
+    assert not caches(model, Recipe(frozen=1, shift=1))
+    model[0].noise = torch.Generator()
+    assert not caches(model, Recipe(frozen=1))
 
 
 def test_a_recipe_refuses_a_negative_shift():

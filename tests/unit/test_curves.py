@@ -349,3 +349,16 @@ def test_a_random_model_has_a_curve_too(plane, images):
     values = [found.robust(eps).value for eps in RADII]
     assert values == sorted(values, reverse=True)
     assert torch.equal(found.distance.isnan(), ~found.right)
+
+
+@pytest.mark.parametrize("eps", [2.0, 12.0])
+def test_a_curve_counts_what_a_strike_counts_as_broken(eps):
+    """In L1 rounding adds up over the pixels: a success may be further out than eps in its last digits."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    with torch.no_grad():
+        model[1].weight.normal_(generator=generator)
+    x = torch.rand(60, 3, 32, 32, generator=generator)
+    outcome = strike(model, (x, model(x).argmax(1)), PGD(steps=6, loss="margin"), L1(eps))
+    assert (outcome.distance[outcome.broken] > eps).any()
+    assert Curve.of(outcome).robust(eps) == outcome.robust

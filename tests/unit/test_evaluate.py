@@ -14,6 +14,7 @@ from steelman import evaluate
 from steelman.attacks.fgsm import FGSM
 from steelman.attacks.noise import Noise
 from steelman.attacks.pgd import PGD
+from steelman.attacks.square import Square
 from steelman.attacks.strongest import Strongest
 from steelman.data import Data
 from steelman.errors import PixelError, RunError, ThreatViolation, UsageError
@@ -462,6 +463,7 @@ def test_labels_and_targets_are_checked():
         for call in (
             lambda y=y: strike(Threshold(), (x, y), FGSM(), Linf(0.1)),
             lambda y=y: accuracy(Threshold(), (x, y)),
+            lambda y=y: adversarial_accuracy(Threshold(), (x, y), FGSM(), Linf(0.1)),
         ):
             with pytest.raises(UsageError, match=words):
                 call()
@@ -496,6 +498,67 @@ def test_other_errors_of_the_model_are_left_as_they_are():
 
     with pytest.raises(RuntimeError, match="no luck today"):
         strike(Broken(), (flat(0.1), zeros(1)), FGSM(), Linf(0.1))
+
+
+def test_a_model_of_another_precision_is_refused_with_the_remedy():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double()
+    with pytest.raises(
+        UsageError, match=r"weights are torch.float64, the images torch.float32\. Convert it: model\.float"
+    ):
+        accuracy(model, (flat(0.1), zeros(1)))
+
+
+def test_a_model_that_squeezes_takes_one_image_too():
+    class Squeezing(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.squeeze()[:, None, None, None])
+
+    assert strike(Squeezing(), (flat(0.45), zeros(1)), FGSM(), Linf(0.1)).broken.tolist() == [True]
+
+
+def test_gradients_are_not_to_be_had_in_inference_mode():
+    with (
+        torch.inference_mode(),
+        pytest.raises(UsageError, match=r"inference_mode\(\) leaves no gradients\. Attack outside"),
+    ):
+        strike(Threshold(), (flat(0.45), zeros(1)), PGD(), Linf(0.1))
+    with torch.no_grad():
+        assert strike(Threshold(), (flat(0.45), zeros(1)), PGD(), Linf(0.1)).broken.tolist() == [True]
+
+
+def test_a_direct_call_refuses_pixels_that_its_threat_rules_out():
+    """Every candidate would be refused, and all images would look robust."""
+    x = flat(-0.3, 1.4)
+    with pytest.raises(
+        PixelError, match=r"pixels run from -0\.3 to 1\.4, and Linf\(0\.1\) allows none outside \[0, 1\]"
+    ):
+        PGD()(Threshold(), x, zeros(2), Linf(0.1))
+    assert PGD()(Threshold(), x, zeros(2), Linf(0.9, clip=False))[0].max() > 0.5
+
+
+def test_images_of_double_precision_can_be_attacked_one_after_the_other():
+    x = flat(0.45, 0.2, 0.48).double()
+    found = PGD(steps=3).run(Threshold(), x, zeros(3), Linf(0.1))
+    assert (found.x_adv.dtype, found.success.tolist()) == (torch.float64, [True, False, True])
+
+
+def test_noise_does_not_depend_on_the_layout_in_memory():
+    x = torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    for attack in (Noise(tries=2), PGD(steps=2), Square(queries=20)):
+        for call in (attack, attack.perturb):
+            one = call(model, x, zeros(6), L2(0.4))
+            other = call(model, x.to(memory_format=torch.channels_last), zeros(6), L2(0.4))
+            torch.testing.assert_close(one, other)
+
+
+def test_a_seed_below_0_is_a_seed():
+    """torch takes any 64 bits; what a model draws follows from them."""
+    outcomes = [
+        strike(Threshold(), (flat(0.45), zeros(1)), Noise(), Linf(0.1), generator=torch.Generator().manual_seed(-1))
+        for _ in range(2)
+    ]
+    assert torch.equal(outcomes[0].x_adv, outcomes[1].x_adv)
 
 
 def test_a_model_without_logits_is_refused():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steelman import export as module
 from steelman.attacks.fgsm import FGSM
-from steelman.errors import RunError, UsageError
+from steelman.errors import PixelError, RunError, UsageError
 from steelman.evaluate import Outcome, strike
 from steelman.export import check_destination, export, is_lossy, share_lost
 from steelman.threats import Linf
@@ -154,6 +154,12 @@ def test_other_originals_are_refused(tmp_path):
     outcome, x = struck()
     with pytest.raises(UsageError, match=r"originals of shape \(2, 1, 3, 2\) for adversarial images of shape \(3,"):
         export(outcome, x[:2], tmp_path / "set.npz")
+
+
+def test_originals_in_grey_levels_are_refused(tmp_path):
+    outcome, x = struck()
+    with pytest.raises(PixelError, match=r"pixels run from .* Expected \[0, 1\]"):
+        export(outcome, 255 * x, tmp_path / "set.npz")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

@@ -257,11 +257,23 @@ class TestFrontEnd:
         row = {"eps": 0.35, "published": published, "smooth": {"robust": _share(0.01)}, "p": {"published": 1e-9}}
         row["averaged"] = {"robust": _share(0.004)}
         front = Front("VOneBasicCNN-32", VOne(), {}, {"rows": [row]})
-        assert front_findings([front])[0].endswith("the robustness was a gradient that was not there.")
+        plan = Finetune(scale="full").plan()
+        assert front_findings(plan, [front])[0].endswith("the robustness was a gradient that was not there.")
         alike = {**row, "smooth": {"robust": _share(0.84)}, "p": {"published": 0.4}}
-        assert front_findings([dataclasses.replace(front, ways={"rows": [alike]})])[0].endswith("both say the same.")
+        other = [dataclasses.replace(front, ways={"rows": [alike]})]
+        assert front_findings(plan, other)[0].endswith("both say the same.")
         plain = {**row, "plain": {"robust": _share(0.3)}, "p": {"published": 1e-9, "plain": 1e-9}}
-        assert "on fewer images" in front_findings([dataclasses.replace(front, ways={"rows": [plain]})])[1]
+        fewer = [dataclasses.replace(front, ways={"rows": [plain]})]
+        assert front_findings(plan, fewer)[1].endswith("on fewer images than without the front end.")
+        quick = front_findings(Finetune(scale="quick").plan(), fewer)[1]
+        assert quick.endswith("It was trained for 4 epochs, the plain one for 6.")
+
+    def test_epochs_that_are_given_are_those_behind_a_front_end_as_well(self) -> None:
+        for scale, given in (("full", {}), ("quick", {}), ("smoke", {"fronts": (VOne(),)})):
+            behind = Finetune(scale=scale, epochs=1, finetune_epochs=2, **given).plan().behind().scale
+            assert (behind.epochs, behind.finetune_epochs) == (1, 2)
+        behind = Finetune(fronts=(VOne(),)).plan().behind().scale
+        assert (behind.epochs, behind.finetune_epochs) == (3, 2)
 
 
 class TestWords:

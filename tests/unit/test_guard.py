@@ -183,6 +183,16 @@ def test_back_means_weights_average_and_moments_of_the_last_good_look(saw, after
             assert not torch.equal(value, after_step[6][name]), name
 
 
+def test_twice_back_to_the_same_look_is_the_same_place(saw, after_step):
+    """The optimiser counts its steps in tensors of its own, not in those it goes back to."""
+    _, script = saw
+    script[6], script[8] = Look(0.9, 0.1), Look(0.9, 0.1)
+    work()
+    assert any(name.endswith("step") for name in after_step[8])
+    for name, value in after_step[8].items():
+        assert torch.equal(value, after_step[4][name]), name
+
+
 def test_a_collapse_before_anything_was_well_goes_back_to_the_start(saw, after_step):
     _, script = saw
     script.update({step: Look(0.9, 0.2) for step in (2, 4)})

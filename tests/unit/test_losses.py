@@ -49,6 +49,20 @@ def test_dlr_with_few_classes():
     torch.testing.assert_close(dlr(two, torch.tensor([0]), torch.tensor([1])), torch.tensor([-2.0]))
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_classes_that_are_ruled_out_do_not_count_for_dlr(classes):
+    """A model says -inf of classes that cannot be: value and gradient are those of the others alone."""
+    few, y, target = random_logits(50, classes)
+    many = torch.cat((few, torch.full((50, 6), -torch.inf)), 1)
+    for aim in (None, target):
+        grads = []
+        for logits in (few.requires_grad_(), many.requires_grad_()):
+            value = dlr(logits, y, aim)
+            grads.append((value.detach(), torch.autograd.grad(value.sum(), logits)[0][:, :classes]))
+        torch.testing.assert_close(grads[0], grads[1])
+        assert grads[1][1].abs().sum(1).gt(0).float().mean() > 0.4
+
+
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 @pytest.mark.parametrize("loss", [margin, dlr])
 def test_above_zero_means_broken(classes, loss):

@@ -112,6 +112,11 @@ def test_random_models_are_known_and_held_still(model):
     torch.random.set_rng_state(before)
 
 
+def test_outputs_that_are_no_numbers_are_not_random():
+    x, _ = task(net())
+    assert not is_random(nn.Sequential(net(), nn.Threshold(torch.inf, torch.nan)), x)
+
+
 def test_a_vote_that_agrees_by_chance_is_random_all_the_same():
     model = Noisy(net(), size=0.0)
     x, _ = task(model.model)

@@ -53,6 +53,8 @@ class Of(nn.Module):
         (nn.ReLU(), -1.0, LEAK),
         (nn.ReLU6(), 7.0, LEAK),
         (lambda x: x.clamp(0, 1), 2.0, LEAK),
+        (lambda x: torch.clamp(input=x, min=0, max=1), 2.0, LEAK),
+        (lambda x: torch.sqrt(input=x), 0.0, 0.5 / SMOOTH**0.5),
         (torch.round, 0.3, 1.0),
         (lambda x: (8 * x).floor() / 8, 0.3, 1.0),
         (torch.sign, 0.3, 1.0),

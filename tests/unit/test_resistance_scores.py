@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from steelman.studies.resistance import pages, scores
@@ -37,15 +38,29 @@ class TestAuroc:
         found = scores.auroc(_values(3, 1, 2, 2), _flags("wrwr"))
         assert found["value"] == (1 + 1 + 1 + 0.5) / 4  # pairs of a wrong and a right image
 
-    def test_its_interval_is_that_of_delong(self, drawn) -> None:
-        """The structural components, written out as in the paper: a mean over pairs for each image."""
-        first, _, wrong = drawn
-        pairs = (first[wrong][:, None] > first[~wrong]) + 0.5 * (first[wrong][:, None] == first[~wrong])
-        by_wrong, by_right = pairs.mean(1), pairs.mean(0)
-        deviation = np.sqrt(by_wrong.var(ddof=1) / len(by_wrong) + by_right.var(ddof=1) / len(by_right))
-        found = scores.auroc(first, wrong)
-        assert found["high"] - found["value"] == pytest.approx(1.959964 * deviation, rel=1e-5)
-        assert found["value"] - found["low"] == pytest.approx(1.959964 * deviation, rel=1e-5)
+    @pytest.mark.parametrize(("num_wrong", "num_right", "apart"), [(3, 60, 1.5), (10, 100, 2.0), (40, 40, 0.5)])
+    def test_its_interval_holds_the_area_in_about_95_of_100_draws(self, num_wrong, num_right, apart) -> None:
+        """Normal scores, whose area is known; few wrong images as well."""
+        random, area = np.random.default_rng(0), stats.norm.cdf(apart / np.sqrt(2))
+        wrong = np.arange(num_wrong + num_right) < num_wrong
+        found = [scores.auroc(random.normal(size=len(wrong)) + apart * wrong, wrong) for _ in range(1000)]
+        assert 0.925 < np.mean([one["low"] <= area <= one["high"] for one in found]) < 0.99
+
+    def test_its_interval_is_near_that_of_delong_where_there_are_many(self) -> None:
+        random, wrong = np.random.default_rng(1), np.arange(3000) < 1000
+        score = random.normal(size=3000) + wrong
+        pairs = score[wrong][:, None] > score[~wrong]
+        deviation = np.sqrt(sum(part.var(ddof=1) / len(part) for part in (pairs.mean(1), pairs.mean(0))))
+        found = scores.auroc(score, wrong)
+        assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * deviation, rel=0.05)
+
+    def test_no_interval_is_a_point(self) -> None:
+        """All pairs in order: the lower end solves 1 - A = 1.96 standard errors at A (Newcombe 2006)."""
+        found = scores.auroc(_values(*range(9, -1, -1)), _flags("wwrrrrrrrr"))
+        low = found["low"]
+        share = 1 + 4 * ((1 - low) / (2 - low) + low / (1 + low))
+        assert 1 - low == pytest.approx(1.959964 * np.sqrt(low * (1 - low) * share / 16), rel=1e-6)
+        assert found["high"] == 1
 
     def test_of_one_kind_of_image_there_is_none(self) -> None:
         assert scores.auroc(_values(1, 2), _flags("rr")) is None

@@ -9,10 +9,10 @@ from torch import Generator, nn
 from steelman.attacks.found import Found, broken, join
 from steelman.attacks.problem import Problem
 from steelman.engine import chunk_size, generator_for, guarded, micro_batch, predict
-from steelman.errors import UsageError
+from steelman.errors import PixelError, UsageError
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
-from steelman.threats import Ball
+from steelman.threats import TOLERANCE, Ball
 from steelman.types import Images, Labels
 
 __all__ = ["Attack", "Found", "Nearest", "Problem"]
@@ -33,7 +33,7 @@ class Attack(Spec):
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2")
     needs: ClassVar[str] = "gradients"
-    climbs: ClassVar[bool] = True  # all the way up: its last candidate is its best
+    climbs: ClassVar[bool] = True  # all the way up: the last candidate of a search is its best
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -48,6 +48,10 @@ class Attack(Spec):
     def search(self, problem: Problem) -> None:
         """Show candidates to the problem, which remembers the best."""
         raise NotImplementedError
+
+    def climbs_anew(self) -> int:
+        """How many climbs from anew there are, of which the best counts."""
+        return 1
 
     def cost(self) -> str:
         """What one image costs at most, in words."""
@@ -87,6 +91,7 @@ class Attack(Spec):
         the target already, is returned as it is: it needs no change.
         """
         x = x.detach()
+        _check_range(x, threat)
         if len(x) == 0:
             return x.clone()
         with guarded(model):
@@ -114,10 +119,12 @@ class Attack(Spec):
         Without a generator random choices are drawn from seed 0.
 
         Raises:
-            UsageError: the attack does not search in the threat's norm.
+            UsageError: the attack does not search in the threat's norm, or under torch.inference_mode().
+            PixelError: images outside the pixel range, to which the threat keeps all that it allows.
         """
         self.check_norm(threat)
-        x, generator = x.detach(), generator or generator_for(x)
+        x, generator = x.detach().contiguous(), generator or generator_for(x)  # draws follow the order in memory
+        _check_range(x, threat)
         if len(x) == 0:
             return Problem(model, x, y, threat, generator=generator, batch=1).found()
 
@@ -151,12 +158,24 @@ class Attack(Spec):
         Nothing is judged and no image is left out, so one-step attacks cost one gradient and no more. Of an attack of
         several searches, or of random ones, the allowed candidate with the largest margin, after all of its budget.
         """
-        x, generator = x.detach(), generator or generator_for(x)
+        x, generator = x.detach().contiguous(), generator or generator_for(x)
         with guarded(model):
-            options: dict[str, Any] = {"judged": not self.climbs, "finishes": False, "samples": self.passes()}
+            options: dict[str, Any] = {
+                "judged": not self.climbs or self.climbs_anew() > 1,
+                "finishes": False,
+                "samples": self.passes(),
+            }
             problem = Problem(model, x, y, threat, generator=generator, batch=len(x), **options)
             self.search(problem)
         return problem.best
+
+
+def _check_range(x: Images, threat: Ball) -> None:
+    if threat.clip and len(x) and not (float(x.amin()) >= -TOLERANCE and float(x.amax()) <= 1 + TOLERANCE):
+        raise PixelError(
+            f"pixels run from {float(x.amin()):.4g} to {float(x.amax()):.4g}, and {threat!r} allows none outside "
+            "[0, 1]. Give images in [0, 1] and a model that normalises them, or a threat with clip=False."
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from steelman.attacks import Attack, Problem
+from steelman.errors import UsageError
 from steelman.losses import LossName
 
 
@@ -14,6 +15,9 @@ class FGSM(Attack):
 
     With `random_start` the step leaves from a random point (FGSM-RS of Wong et al. 2020, arXiv:2001.03994, which
     takes step_size=1.25). `step_size` is a fraction of the radius.
+
+    Raises:
+        UsageError: a step size that is not above 0.
     """
 
     loss: LossName = "cross_entropy"
@@ -22,6 +26,11 @@ class FGSM(Attack):
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1")
     paper: ClassVar[str] = "Goodfellow et al. 2015, arXiv:1412.6572"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.step_size > 0:
+            raise UsageError(f"{self!r}: expected a step size above 0.")
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         threat, clean = problem.threat, problem.x

@@ -76,7 +76,7 @@ class MultiTargeted(Attack):
     distance (MALT).
 
     Raises:
-        UsageError: fewer than one step, restart or target.
+        UsageError: fewer than one step, restart or target, or a step size that is not above 0.
     """
 
     steps: int = 100
@@ -93,8 +93,10 @@ class MultiTargeted(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1 or self.targets < 1:
-            raise UsageError(f"{self!r}: expected at least one step, one restart and one target.")
+        if min(self.steps, self.restarts, self.targets) < 1 or (self.step_size is not None and not self.step_size > 0):
+            raise UsageError(
+                f"{self!r}: expected at least one step, one restart and one target, and a step size above 0."
+            )
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         step = min(1.0, 2.5 / self.steps) if self.step_size is None else self.step_size

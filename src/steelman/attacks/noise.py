@@ -29,5 +29,8 @@ class Noise(Attack):
         for _ in range(self.tries):
             problem.show(problem.threat.sample(problem.x, problem.generator))
 
+    def climbs_anew(self) -> int:  # noqa: D102
+        return self.tries
+
     def cost(self) -> str:  # noqa: D102
         return f"{self.tries} forwards"

@@ -17,7 +17,7 @@ class PGD(Attack):
     (Croce & Hein 2019, arXiv:1909.05040, section 3.3).
 
     Raises:
-        UsageError: fewer than one step or restart.
+        UsageError: fewer than one step or restart, or a step size that is not above 0.
     """
 
     steps: int = 40
@@ -31,8 +31,8 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise UsageError(f"{self!r}: expected at least one step and one restart.")
+        if self.steps < 1 or self.restarts < 1 or (self.step_size is not None and not self.step_size > 0):
+            raise UsageError(f"{self!r}: expected at least one step and one restart, and a step size above 0.")
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         threat, clean = problem.threat, problem.x
@@ -45,6 +45,9 @@ class PGD(Attack):
                 _, grad = problem.value_and_grad(x, self.loss, coarse=True)
                 x = threat.project(threat.ascend(x, grad, step), clean)
             problem.show(x)
+
+    def climbs_anew(self) -> int:  # noqa: D102
+        return self.restarts
 
     def cost(self) -> str:  # noqa: D102
         return f"{self.steps * self.restarts * self.samples} gradients, {self.restarts} forward"

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from steelman.attacks.found import Found, Health, broken, not_zero
 from steelman.chance import is_random
 from steelman.engine import coarse_pays, forward, slope
+from steelman.errors import UsageError
 from steelman.losses import LOSSES, Loss, LossName, margin
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Logits, Mask, PerExample
@@ -57,6 +58,10 @@ class Problem:
         finishes: bool = True,
         samples: int = 1,
     ) -> None:
+        if torch.is_inference_mode_enabled():
+            raise UsageError(
+                "torch.inference_mode() leaves no gradients. Attack outside it; torch.no_grad() is no harm."
+            )
         self.model, self.x, self.y, self.threat = model, x, y.long(), threat
         self.target = None if target is None else target.long()
         self.closest, self.judged, self.finishes = closest, judged, finishes
@@ -361,9 +366,9 @@ class Problem:
         self.margin[rows] = lead
         change = candidate - x
         distance = self.threat.length(change)
-        allowed = self.threat.allows(candidate, distance)
+        allowed, distance = self.threat.allows(candidate, distance), distance.float()
         score = torch.where(allowed & ~lead.isnan(), lead, -math.inf)
-        moved = not_zero(change) / x[0].numel()
+        moved = not_zero(change).float() / x[0].numel()
         self.health.moved[rows] = torch.maximum(self.health.moved[rows], moved)
         self.rejected[rows] += ~allowed
         self.forwards[rows] += 1

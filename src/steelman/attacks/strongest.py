@@ -16,7 +16,7 @@ class Strongest(Attack):
     spare it those after it, where a single answer is wrong by chance.
 
     Raises:
-        UsageError: no members.
+        UsageError: no members, or one that is no mere search, as Reliable.
     """
 
     members: tuple[Attack, ...]
@@ -29,6 +29,11 @@ class Strongest(Attack):
         super().__post_init__()
         if not self.members:
             raise UsageError("Strongest has no members. Expected attacks, such as Strongest((FGSM(), PGD())).")
+        if whole := [member for member in self.members if type(member).run is not Attack.run]:
+            raise UsageError(
+                f"{whole[0]!r} proves and audits what it leaves, which it can only do on its own. "
+                "Evaluate it beside Strongest(...), not in it."
+            )
 
     def check_norm(self, threat: Ball) -> None:
         """See that every member searches in the threat's norm.

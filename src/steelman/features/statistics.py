@@ -56,6 +56,9 @@ STATISTICS: dict[str, Callable[[Images], PerExample]] = {
 }
 
 
+_ROUNDS = 20  # of a bootstrap that are held in memory together
+
+
 def auc(
     positive: Tensor, negative: Tensor, *, confidence: float = 0.95, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -68,8 +71,10 @@ def auc(
         raise UsageError("an area under the ROC curve needs values of both sets.")
     first, second = (values.double().cpu().numpy()[None] for values in (positive, negative))
     random = np.random.default_rng(seed)
-    drawn = [random.choice(values[0], (rounds, values.size)) for values in (first, second)]
-    low, high = np.quantile(_areas(*drawn), ((1 - confidence) / 2, (1 + confidence) / 2))
+    areas: list[np.ndarray] = []
+    for size in (min(_ROUNDS, rounds - done) for done in range(0, rounds, _ROUNDS)):
+        areas.append(_areas(*(random.choice(values[0], (size, values.size)) for values in (first, second))))
+    low, high = np.quantile(np.concatenate(areas), ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(_areas(first, second)[0]), float(low), float(high)
 
 

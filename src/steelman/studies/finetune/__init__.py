@@ -7,7 +7,7 @@ Original: comeeasy/FGSM_MNIST (2021), which follows A. Rosebrock's tutorials on 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from steelman.attacks import Attack
 from steelman.attacks.pgd import PGD
@@ -20,10 +20,24 @@ from steelman.studies import Study
 from steelman.studies.finetune.front_end import Front, both_ways
 from steelman.studies.finetune.measure import EachEpoch, measured
 from steelman.studies.finetune.pages import write_page
-from steelman.studies.finetune.plan import SCALES, Plan, Scale, arms, check, check_arms, distinct, fronts, label
+from steelman.studies.finetune.plan import (
+    FEWEST,
+    SCALES,
+    Fronts,
+    Plan,
+    Scale,
+    arms,
+    check,
+    check_arms,
+    distinct,
+    fronts,
+    label,
+)
 from steelman.studies.finetune.words import Arm
 from steelman.threats import Linf
 from steelman.train import Training, train
+
+Sizes = TypeVar("Sizes", Scale, Fronts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,10 +91,11 @@ class Finetune(Study):
     def plan(self) -> Plan:
         """The study with every choice made."""
         scale, published = SCALES[self.scale], self.preset == "published"
-        scale = _changed(scale, epochs=self.epochs, finetune_epochs=self.finetune_epochs)
         clip = (not published) if self.clip is None else self.clip
         usual = 0.35 if published else self.data.usual_eps
         own = None if self.models else scale.fronts
+        given = {"epochs": self.epochs, "finetune_epochs": self.finetune_epochs}
+        scale = _changed(replace(scale, fronts=_changed(scale.fronts or FEWEST, **given)), **given)
         return Plan(
             scale=scale,
             models=self.models or scale.models,
@@ -181,5 +196,5 @@ def _weight(attack: Attack) -> int:
     return 6 if isinstance(attack, PGD) else 2
 
 
-def _changed(scale: Scale, **changes: int | None) -> Scale:
+def _changed(scale: Sizes, **changes: int | None) -> Sizes:
     return replace(scale, **{name: value for name, value in changes.items() if value is not None})

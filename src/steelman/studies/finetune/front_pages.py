@@ -21,9 +21,10 @@ _TEXT = (
 )
 
 
-def front_findings(fronts: list[Front]) -> tuple[str, ...]:
+def front_findings(plan: Plan, fronts: list[Front]) -> tuple[str, ...]:
     """A verdict on each network behind a front end, by paired tests on the same images."""
-    return tuple(sentence for front in fronts for sentence in (_artefact(front), _against_plain(front)) if sentence)
+    said = [sentence for front in fronts for sentence in (_artefact(front), _against_plain(plan, front))]
+    return tuple(sentence for sentence in said if sentence)
 
 
 def front_section(plan: Plan, fronts: list[Front]) -> tuple[Section, ...]:
@@ -59,16 +60,18 @@ def _artefact(front: Front) -> str:
     return said + ("the robustness was a gradient that was not there." if hidden else "both say the same.")
 
 
-def _against_plain(front: Front) -> str:
+def _against_plain(plan: Plan, front: Front) -> str:
     row = front.ways["rows"][0]
     if "plain" not in row:
         return ""
     own, plain, p = row["averaged"]["robust"], row["plain"]["robust"], row["p"]["plain"]
     better = "more" if own["value"] > plain["value"] else "fewer"
     verdict = f"on {better} images than without the front end" if p < 0.01 else "no difference beyond chance"
+    epochs, epochs_plain = plan.behind().scale.epochs, plan.scale.epochs
+    longer = "" if epochs == epochs_plain else f" It was trained for {epochs} epochs, the plain one for {epochs_plain}."
     return (
         f"{front.model} at eps {row['eps']:g}: {percent(own)} hold against FGSM with finite, averaged gradients, "
-        f"{percent(plain)} of the same images without the front end ({p_words(p)}): {verdict}."
+        f"{percent(plain)} of the same images without the front end ({p_words(p)}): {verdict}.{longer}"
     )
 
 

@@ -33,7 +33,7 @@ def write_page(
         title=f"finetune on {splits.test.name.split('/')[0]}, {study.preset}",
         question=study.question,
         headline=words.headline(plan, first),
-        findings=(*words.findings(plan, [*first, *_judged(fronts)]), *front_findings(fronts)),
+        findings=(*words.findings(plan, [*first, *_judged(fronts)]), *front_findings(plan, fronts)),
         sections=(
             Section("Every epoch", (words.epoch_text(plan),), tuple(figures.curves(plan, arms))),
             Section(

@@ -116,7 +116,7 @@ class Plan:
 
     def behind(self) -> "Plan":
         """The same for networks behind a front end: fewer images and epochs, FGSM images alone."""
-        fronts = self.scale.fronts or _FEWEST
+        fronts = self.scale.fronts or FEWEST
         names = ("epochs", "finetune_epochs", "num_train", "num_test", "num_pgd")
         changes = {name: getattr(fronts, name) for name in names}
         scale = replace(self.scale, **changes, num_final=fronts.num_test)
@@ -140,7 +140,7 @@ class Plan:
         )
 
 
-_FEWEST = Fronts((), (), 3, 2, 1_200, 200, 32)  # where front ends are asked for at a scale that has none
+FEWEST = Fronts((), (), 3, 2, 1_200, 200, 32)  # where front ends are asked for at a scale that has none
 
 
 def label(architecture: Architecture) -> str:

@@ -55,8 +55,9 @@ def _headline(done: Done, words: Words) -> str:
         return accuracy + f"Of the {len(done.test)} whose resistance was measured none is wrong: nothing to detect."
     best = max(("Res_N", "Res_max", "Res_min"), key=lambda name: known[name]["value"])
     return accuracy + (
-        f"Low resistance tells the wrong ones with an AUROC of {known[best]['value']:.3f} ({best}, attack C on the "
-        f"{done.plan.on}), the distance of the nearest other class with {known['distance']['value']:.3f}, "
+        f"Low resistance tells the wrong ones with an AUROC of {known[best]['value']:.3f} ({best}, the best of three "
+        f"in hindsight, attack C on the {done.plan.on}), the distance of the nearest other class with "
+        f"{known['distance']['value']:.3f}, "
         f"the logits alone, without any attack, with {known['confidence, from logits']['value']:.3f}."
     )
 
@@ -122,8 +123,9 @@ def _discriminated(done: Done) -> list[str]:
     paired = Paired.counted(wrong - top["missed"], top["false_alarms"], n)
     beaten = top["accuracy"]["value"] > constant and paired.p * len(rows) < _LEVEL  # the best of so many
     return [
-        f"The best discriminator ({best['learner']}, on {best['on']}) has an AUROC of {best['auroc']['value']:.3f} and "
-        f"an accuracy of {percent(best['accuracy'])}; the constant answer “right” has {100 * constant:.1f} %"
+        f"The best discriminator of {len(rows)}, in hindsight ({best['learner']}, on {best['on']}), has an AUROC of "
+        f"{best['auroc']['value']:.3f} and an accuracy of {percent(best['accuracy'])}; the constant answer "
+        f"“right” has {100 * constant:.1f} %"
         + (f", which {top['learner']} on {top['on']} beats." if beaten else ", which none beats beyond chance.")
     ]
 

@@ -1,7 +1,8 @@
 """How well a score tells wrong images from right ones: area under ROC, risk over coverage, thresholds, second guesses.
 
-AUROC with the standard error of DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44), risk and coverage of El-Yaniv &
-Wiener 2010 (JMLR 11). All functions take the score of suspicion: the higher, the sooner the image is taken for wrong.
+AUROC with the interval of Newcombe 2006 (Statistics in Medicine 25, method 5), compared as DeLong, DeLong &
+Clarke-Pearson 1988 (Biometrics 44) do; risk and coverage of El-Yaniv & Wiener 2010 (JMLR 11). All functions take the
+score of suspicion: the higher, the sooner the image is taken for wrong.
 """
 
 import math
@@ -20,13 +21,13 @@ NORMAL = 1.959963984540054  # 97.5 % of a standard normal distribution lie below
 def auroc(suspicion: Values, wrong: Flags) -> dict[str, Any] | None:
     """The chance that a wrong image is more suspect than a right one (ties count half), with its 95 % interval.
 
-    `n` counts all images; None where all are right or all are wrong.
+    The interval holds also where few are wrong, or all of them are told: that by DeLong's standard error would be a
+    point there. `n` counts all images; None where all are right or all are wrong.
     """
     if wrong.all() or not wrong.any():
         return None
-    value, (by_wrong, by_right) = _placements(suspicion, wrong)
-    deviation = math.sqrt(_variance(by_wrong) + _variance(by_right))
-    low, high = max(0.0, value - NORMAL * deviation), min(1.0, value + NORMAL * deviation)
+    value, num_wrong = _placements(suspicion, wrong)[0], int(wrong.sum())
+    low, high = (_end(value, end, num_wrong, len(wrong) - num_wrong) for end in (0.0, 1.0))
     return {"value": value, "low": low, "high": high, "n": len(wrong)}
 
 
@@ -115,6 +116,20 @@ def thinned(x: Values, y: Values, num: int = 120) -> tuple[tuple[float, ...], tu
     """At most so many points of a curve, the ends among them."""
     rows = np.unique(np.linspace(0, len(x) - 1, min(num, len(x))).round().astype(int))
     return tuple(map(float, x[rows])), tuple(map(float, y[rows]))
+
+
+def _end(value: float, end: float, first: int, second: int) -> float:
+    """The area furthest towards 0 or 1 at which `value` is 1.96 of its standard errors away: by bisection."""
+    inside, outside = value, end
+    for _ in range(60):
+        area = (inside + outside) / 2
+        both = (first + second) / 2 - 1
+        share = 1 + both * ((1 - area) / (2 - area) + area / (1 + area))
+        if abs(value - area) <= NORMAL * math.sqrt(area * (1 - area) * share / (first * second)):
+            inside = area
+        else:
+            outside = area
+    return inside
 
 
 def _over(suspicion: Values, cost_above: Flags, cost_below: Flags) -> tuple[Values, NDArray[np.int64]]:

@@ -60,7 +60,8 @@ class Transfer(Study):
         cuts: how many blocks are copied, one arm of each treatment a number.
         treatments: of base, AnB, AnB+, BnB, BnB+, LP-FT, AFT; base is always among them.
         init: what is above the copied blocks: a random draw (meant), or A's weights as well (what the original did).
-        epochs: of training on B; published 4, with a second optimiser for the last half of AnB+.
+        epochs: of training on B; published 4, with a second optimiser for the last half of AnB+. Where a network is
+            trained in two parts they share the epochs; each has one at least.
         lr: of training on B; published 1e-4.
         eps: the radius, L-inf; published 0.01 where pixels run from -1 to 1, which is 0.005 here. Without a pretrained
             network it is chosen on val images of base B (see steelman.studies.transfer.radius).

@@ -162,6 +162,7 @@ class Plan:
             num=self.scale.num_train,
         )
         half = replace(self._recipe(), epochs=max(1, self.epochs // 2))
+        rest = replace(half, lr=self.lr / 10, epochs=max(1, self.epochs - half.epochs))
         then = f"../{part_name(arm, seed)}-1"
         match arm.treatment:
             case "AFT":
@@ -169,9 +170,9 @@ class Plan:
                 return (replace(first, recipe=replace(self._recipe(), objective=objective)),)
             case "LP-FT":
                 probe = replace(first, recipe=replace(half, frozen=self.deepest))
-                return (probe, replace(first, recipe=replace(half, lr=self.lr / 10), start=then, blocks=None))
+                return (probe, replace(first, recipe=rest, start=then, blocks=None))
             case "AnB+" if self.published:  # a second optimiser takes over half way
-                second = replace(half, optimizer="rmsprop", lr=self.lr / 10)
+                second = replace(rest, optimizer="rmsprop")
                 return (replace(first, recipe=half), replace(first, recipe=second, start=then, blocks=None))
             case _:
                 return (first,)

@@ -147,13 +147,13 @@ def _remedies(run: Run, plan: Plan, found: Found) -> list[str]:
         return []
     rest = [arm.name for arm in plan.arms if arm.name != "AFT"]
     rival = max(rest, key=lambda name: found[name][0]["pgd"]["value"])
-    p = _p_of(run, plan, "AFT", rival, "pgd")
+    p = min(1.0, len(rest) * _p_of(run, plan, "AFT", rival, "pgd"))  # the best of so many
     more = found["AFT"][0]["pgd"]["value"] > found[rival][0]["pgd"]["value"]
     verdict = _verdict(p, "holds more than" if more else "holds fewer than", "is not told apart from")
     return [
-        f"Under PGD, adversarial fine-tuning (AFT) {_value(found, 'AFT', 'pgd')} {verdict} the best of the "
-        f"others, {rival} {_value(found, rival, 'pgd')} (McNemar {p_text(p)}); its natural accuracy is "
-        f"{_value(found, 'AFT', 'natural')}."
+        f"Under PGD, adversarial fine-tuning (AFT) {_value(found, 'AFT', 'pgd')} {verdict} the best of "
+        f"{len(rest)} others, {rival} {_value(found, rival, 'pgd')} (McNemar {p_text(p)}, so many "
+        f"counted); its natural accuracy is {_value(found, 'AFT', 'natural')}."
     ]
 
 
