@@ -29,7 +29,7 @@ def is_random(model: nn.Module, x: Images) -> bool:
     back: the model draws afterwards what it would have.
     """
     own, passes = generators_of(model), list[tuple[Tensor, ...]]()
-    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []), put_back(model):
+    with torch.no_grad(), torch.random.fork_rng(cuda_alone(x.device)), put_back(model):
         for _ in range(2):
             outputs = model(x[:FEW]).nan_to_num()
             passes.append((outputs, torch.get_rng_state(), *(one.get_state() for one in own)))
@@ -95,3 +95,20 @@ def put_back(model: nn.Module) -> Yields[None]:
     finally:
         for own, state in states:
             own.set_state(state)
+
+
+@contextlib.contextmanager
+def own_randomness(generator: Generator, device: torch.device) -> Yields[None]:
+    """Inside, torch's global generators are seeded from `generator`; afterwards they are as they were."""
+    with torch.random.fork_rng(devices=cuda_alone(device)):
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":  # pragma: no cover
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def cuda_alone(device: torch.device) -> list[torch.device]:
+    """The device, where its global generator is not the processor's: what torch.random.fork_rng has to hold."""
+    return [device] if device.type == "cuda" else []

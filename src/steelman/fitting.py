@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steelman import frozen
 from steelman.augment import shifted
-from steelman.chance import put_back
+from steelman.chance import cuda_alone, own_randomness, put_back
 from steelman.checkpoint import FILE, State, snapshot
 from steelman.data import Data, Splits
 from steelman.defences.guarded import Guarded
@@ -91,8 +91,8 @@ def fit(
         choose_by: the name in a row, the higher the better, by which the best epoch is chosen and patience is lost.
 
     Raises:
-        UsageError: fewer images than one batch and `drop_last`; `on_epoch` gives a name that a row has already;
-            a row has no number to choose by.
+        UsageError: fewer images than one batch and `drop_last`; batches of one image for BatchNorm1d; `on_epoch` gives
+            a name that a row has already; a row has no number to choose by.
         RunError: the run is that of another training, or cannot be written.
         Diverged: the loss or a weight is no number; the network is left with the last good weights.
         Interrupted: by Ctrl-C; the network is left with the weights to keep so far.
@@ -110,7 +110,7 @@ def fit(
         if run is not None and run.has("results/history.json"):
             return _finished(model, run, identity)
         held = frozen.held(model, recipe)
-        with _own_randomness(generator, _device(model)), _fast_layout(model), steady_allocator(), held:
+        with own_randomness(generator, _device(model)), _fast_layout(model), steady_allocator(), held:
             loop = _Loop(model, splits, recipe, identity, generator, run, progress, on_epoch, choose_by)
             return loop.run_all()
     finally:
@@ -150,7 +150,13 @@ class _Loop:
         self.guard = objective if isinstance(objective, Guarded) else None
         start = snapshot(model)
         self.state = State(identity, model, _optimizer(model, recipe), averaged, generator, start, start)
-        self.num_batches = len(self._batches(torch.arange(len(self.train))))
+        batches = self._batches(torch.arange(len(self.train)))
+        normalises = any(isinstance(one, nn.BatchNorm1d) for one in model.modules()) and not recipe.eval_mode
+        if normalises and any(len(batch) == 1 for batch in batches):
+            raise UsageError(
+                "a batch of one image has no variance, which BatchNorm1d needs. Expected two or more in each."
+            )
+        self.num_batches = len(batches)
         self.total = recipe.epochs * self.num_batches
         self.lr = learning_rate(recipe.schedule, recipe.lr, 0, self.total)
         self.learning = frozen.learning(model, recipe)
@@ -192,7 +198,7 @@ class _Loop:
         """Let the guard see the network after so many steps; where training has collapsed, go back."""
         state, part, device = self.state, self.val.first(guard.num), _device(self.state.model)
         x, y, progress = part.pixels(slice(None)).to(device), part.labels.to(device), done / self.total
-        with torch.random.fork_rng(devices=_cuda(device)):
+        with torch.random.fork_rng(devices=cuda_alone(device)):
             look = guard.after(state.rollbacks).look(self.learning, x, y, progress=progress)
         state.heed(guard, look, done)
 
@@ -264,7 +270,7 @@ class _Loop:
 
     def _row(self, epoch: int, loss: float | None, seconds: float) -> dict[str, Any]:
         model = self.state.measured.eval()
-        with torch.random.fork_rng(devices=_cuda(_device(model))), put_back(model):
+        with torch.random.fork_rng(devices=cuda_alone(_device(model))), put_back(model):
             right = predicted(frozen.learning(model, self.recipe), self.val) == self.val.labels.cpu()
             extras = self.on_epoch(epoch, model) if self.on_epoch else {}
         own = {
@@ -367,18 +373,6 @@ def _finished(model: nn.Module, run: Run, identity: str) -> History:
 
 
 @contextlib.contextmanager
-def _own_randomness(generator: Generator, device: torch.device) -> Yields[None]:
-    """Inside, torch's global generators are seeded from `generator`; afterwards they are as they were."""
-    with torch.random.fork_rng(devices=_cuda(device)):
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":  # pragma: no cover
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def _fast_layout(model: nn.Module) -> Yields[None]:
     """Inside, convolutions on a processor are channels-last, which is faster; afterwards they are as before."""
     kernels = [kernel for kernel in model.parameters() if kernel.ndim == 4 and not kernel.is_cuda]
@@ -394,7 +388,3 @@ def _fast_layout(model: nn.Module) -> Yields[None]:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -30,7 +30,7 @@ def cross_entropy(logits: Logits, y: Labels, target: Labels | None = None) -> Pe
 def margin(logits: Logits, y: Labels, target: Labels | None = None) -> PerExample:
     """The best other logit minus the label's, or the target's minus the best other (Carlini & Wagner 2017, f_6).
 
-    Above 0 exactly when the image is broken (or the target reached).
+    Above 0 when the image is broken (or the target reached), below 0 when not; of equal logits the first one counts.
     """
     if target is None:
         return _best_other(logits, y) - _pick(logits, y)

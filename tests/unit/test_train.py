@@ -342,6 +342,18 @@ def test_a_run_that_saw_val_says_so(tmp_path):
     assert prepare(dataclasses.replace(asked, split="test")).notes == ()
 
 
+def test_one_image_has_no_variance():
+    def model():
+        return nn.Sequential(nn.Flatten(), nn.LazyBatchNorm1d(), nn.LazyLinear(3)).eval()
+
+    parts, made = splits(), [model() for _ in range(2)]
+    for one in made:
+        one(parts.train.pixels(slice(0, 2)))
+    with pytest.raises(UsageError, match="a batch of one image has no variance, which BatchNorm1d needs"):
+        fit(made[0], parts, Recipe(epochs=1, batch_size=1), generator=seeded())
+    fit(made[1], parts, Recipe(epochs=1, batch_size=1, eval_mode=True), generator=seeded())
+
+
 def test_drop_last_needs_one_batch():
     with pytest.raises(UsageError, match=r"24 images fill no batch of 25\. Give a smaller batch_size"):
         fit(linear(), splits(), Recipe(batch_size=25, drop_last=True), generator=seeded())
