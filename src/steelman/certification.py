@@ -104,8 +104,8 @@ def certification_page(facts: dict[str, Any], command: str) -> Page:
     return Page(
         title=f"Certification of {facts['model']}",
         question="How many images can no allowed change break, whoever attacks?",
-        headline=f"At least {Share(**last['certified'])} are classified correctly by {facts['of']}, whatever is done "
-        f"within {facts['threat']}.",
+        headline=f"At least {Share.from_json(last['certified'])} are classified correctly by {facts['of']}, whatever "
+        f"is done within {facts['threat']}.",
         findings=tuple(facts["notes"]),
         sections=(
             Section(

@@ -108,7 +108,7 @@ def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row]) -> d
 
 
 def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) -> Page:
-    """The table, and robust accuracy over distance of all attacks."""
+    """The table, and robust accuracy over distance of all attacks where their distances say something."""
     best = facts["attacks"][0]
     columns = ("rank", "attack", "robust", "success", "median distance", "optimality", "forwards an image")
     columns += ("backwards an image", "seconds", "rejected")
@@ -119,9 +119,9 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
     )
     median = "more than half hold" if best["median"] is None else f"median distance {best['median']:.4g}"
     strongest = (
-        f"success on {Share(**best['success'])}, {median}"
+        f"success on {Share.from_json(best['success'])}, {median}"
         if facts["unlimited"]
-        else f"{Share(**best['robust'])} robust"
+        else f"{Share.from_json(best['robust'])} robust"
     )
     return Page(
         title=f"Attacks on {facts['model']} within {facts['threat']}",
@@ -133,7 +133,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
         ),
         sections=(
             Section("Result", (), (Table("Attacks, the strongest first", columns, cells),)),
-            Section("Over distance", (), (_figure(rows),)),
+            *((Section("Over distance", (), (_figure(rows),)),) if facts["unlimited"] else ()),
         ),
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
@@ -198,12 +198,11 @@ def _facts(row: Row) -> dict[str, Any]:
 
 
 def _figure(rows: Sequence[Row]) -> Lines:
-    """Robust accuracy over distance; all attacks together as the last line."""
+    """Robust accuracy over distance, of searches without a limit; all attacks together as the last line."""
     done = [(repr(row.attack), row.outcome) for row in rows if row.outcome is not None]
     known = [Curve.of(outcome).distance for _, outcome in done]
     threat, n = done[0][1].threat, len(known[0])
-    limit = largest(known) if math.isinf(threat.eps) else threat.eps
-    radii = [limit * step / (POINTS - 1) for step in range(POINTS)]
+    radii = [largest(known) * step / (POINTS - 1) for step in range(POINTS)]
     named = [(label, one.nan_to_num(nan=0.0, posinf=math.inf)) for (label, _), one in zip(done, known, strict=True)]
     named += [("all together", envelope(known))] if len(named) > 1 else []
     series = tuple(

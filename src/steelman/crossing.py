@@ -151,16 +151,16 @@ def crossing_page(facts: dict[str, Any], crossed: Crossed, command: str) -> Page
 
 
 def headline(items: Sequence[Matrix]) -> str:
-    """The pair of different networks of which an attack carries over best."""
-    cells = [(cell["value"], item, *names) for item in items for cell, *names in _foreign(item)]
-    pairs = [found for found in cells if found[2] in found[1].columns] or cells  # of a saved set the network is unknown
-    if not pairs:
+    """The pair of different networks of which an attack carries over best: that of the largest fall."""
+    cells = [(cell, item, source, target) for item in items for cell, source, target in _foreign(item)]
+    pairs = [found for found in cells if found[2] in found[1].columns]  # of a saved set the network is unknown
+    if not cells:
         return "Every image was judged by the network that it was made on."
-    value, item, source, target = min(pairs, key=lambda pair: pair[0])
-    return (
-        f"{_attack(item)} carries over best, from {source} to {target}: of {_percent(_natural(item, target))} right "
-        f"without attack, {_percent(value)} are left."
-    )
+    falls = [_natural(item, target)["value"] - cell["value"] for cell, item, _, target in pairs or cells]
+    cell, item, source, target = (pairs or cells)[falls.index(max(falls))]
+    does = f"{_attack(item)} carries over best, from" if pairs else f"Of saved images those of {_attack(item)} do most,"
+    before = _share(_natural(item, target))
+    return f"{does} {source} to {target}: of {before} right without attack, {_share(cell)} are left."
 
 
 def finding(item: Matrix) -> str:
@@ -198,9 +198,13 @@ def _foreign(item: Matrix) -> list[tuple[Any, str, str]]:
     return [found for found in _cells(item) if found[1] != found[2]]
 
 
-def _natural(item: Matrix, target: str) -> float:
+def _natural(item: Matrix, target: str) -> dict[str, Any]:
     cell: Any = item.cells[0][item.columns.index(target)]
-    return cell["value"]
+    return cell
+
+
+def _share(cell: dict[str, Any]) -> str:
+    return f"{_percent(cell['value'])} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}] of {cell['n']}"
 
 
 def _attack(item: Matrix) -> str:

@@ -20,7 +20,7 @@ from steelman.defences import Shield
 from steelman.engine import generator_for
 from steelman.errors import DataError, PixelError, UsageError, WeightsError
 from steelman.evaluate import Outcome, struck_once
-from steelman.loading import load
+from steelman.loading import is_run, load
 from steelman.models.factory import check_fit
 from steelman.models.weights import add_weights
 from steelman.page import Trust
@@ -202,8 +202,7 @@ def prepare(
     subjects = [Subject(name, one.model) for name, one in named]
     for name, one in named:
         _check(name, one, data)
-        if measurement.split == "val" and one.training.recipe is not None and one.training.recipe.with_val:
-            notes += (f"{name} was trained on val as well: it has seen these images",)
+        notes += tuple(f"{name} {words}" for words in one.notes(measurement.split))
     if measurement.model is not None:
         subjects.append(Subject(_name(measurement), _given(measurement, data)))
         check_fit(subjects[-1].model, data.shape, len(data.classes))
@@ -340,6 +339,8 @@ def _common_source(runs: Sequence[str], trained: Sequence[Trained]) -> Source:
 
 def _given(measurement: Measurement, data: Data) -> nn.Module:
     assert measurement.model is not None
+    if is_run(measurement.model):
+        raise UsageError(f"{measurement.model} is a run directory. Give it without --model.")
     if measurement.weights is None and ":" not in measurement.model.split("(")[0]:
         raise WeightsError(
             f"{measurement.model} was given without weights, and an untrained network says nothing. Give the file "

@@ -207,7 +207,8 @@ class Run:
         """
         path = self.path / relative
         if not path.is_file():
-            state = "finished" if self.finished else "not finished: run the same command again to go on"
+            command = self._env().get("command") or "the command that made it"
+            state = "finished" if self.finished else f"not finished: run it again to go on ({command})"
             raise RunError(f"the run {self.path} has no {relative}. It is {state}.")
         return path
 
@@ -243,7 +244,7 @@ class Run:
             before = self._env().get("data", "")
             if before != data_digest:
                 raise RunError(
-                    f"{self.path} was made with other data: digest {before[:12] or 'none'}, now "
+                    f"{self.path} was made with other data or weights: digest {before[:12] or 'none'}, now "
                     f"{data_digest[:12] or 'none'}. Give another directory, or delete that one."
                 )
             return

@@ -5,8 +5,9 @@ which takes a second less to import than scipy.stats.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy import special
@@ -44,7 +45,15 @@ class Share:
             "n": self.n,
         }
 
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Share":
+        """What `to_json` gave."""
+        value = math.nan if raw["value"] is None else raw["value"]
+        return cls(value, raw["low"], raw["high"], raw["n"])
+
     def __str__(self) -> str:
+        if not self.n:
+            return "none, n = 0"
         return f"{100 * self.value:.2f} % [{100 * self.low:.2f}, {100 * self.high:.2f}], n = {self.n}"
 
 

@@ -65,6 +65,13 @@ class Trained:
     training: Training
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
+    finished: bool = True
+
+    def notes(self, split: str) -> list[str]:
+        """What a reader of numbers on this split has to know of the training; the network's name comes before it."""
+        seen = self.training.recipe is not None and self.training.recipe.with_val and split == "val"
+        said = ["was trained on val as well: it has seen these images"] if seen else []
+        return said if self.finished else [*said, "is of a training that was stopped: the weights of so far"]
 
 
 def train(
@@ -134,7 +141,7 @@ def load_run(path: Path) -> Trained:
     blank = training.architecture.blank()
     model = blank((channels, height, width), len(classes), torch.Generator().manual_seed(0))
     load_weights(model, run.file("weights.safetensors"))
-    return Trained(model.eval(), training, (channels, height, width), classes)
+    return Trained(model.eval(), training, (channels, height, width), classes, run.finished)
 
 
 def _start(start: str, out: Path | None) -> Path:

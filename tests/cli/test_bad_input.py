@@ -66,6 +66,10 @@ def images(num=30, shape=(8, 8)):
         (("evaluate", "runs/nowhere", *LINF), "is no directory. Expected a run directory"),
         (("evaluate", "--model", "CNN", *LINF), "no data were given. Say which with --data"),
         (("evaluate", "--model", "CNN", "--data", "digits", *LINF), "CNN was given without weights"),
+        (
+            ("evaluate", "--model", "runs/plain", "--data", "digits", *LINF),
+            "runs/plain is a run directory. Give it with",
+        ),
         (("evaluate", "--model", "CNN", "--data", "digits", "--weights", "no.pt", *LINF), "no.pt does not exist"),
         (("evaluate", "--model", "no_such_module:net", "--data", "digits", *LINF), "no module 'no_such_module'"),
         (("evaluate", "--model", "math:pi", "--data", "digits", *LINF), "math:pi is a float"),

@@ -98,7 +98,7 @@ def fails(monkeypatch, error):
         (
             KeyboardInterrupt(),
             130,
-            "steelman: stopped by Ctrl-C. Run the same command again; with --out finished attacks are kept.\n",
+            "steelman: stopped by Ctrl-C. Run the same command again; where it has --out, finished attacks are kept.\n",
         ),
         (
             OSError(28, "No space left on device", "/disk/x"),

@@ -93,7 +93,7 @@ def test_without_ipython_one_line_says_what_to_install(call, runs, monkeypatch) 
     monkeypatch.setitem(sys.modules, "IPython", None)
     code, _, err = call("shell", runs / "plain")
     assert code == 2
-    assert err == "steelman: IPython is not installed. Install it: pip install 'steelman[shell]'.\n"
+    assert err == "steelman: IPython is not installed. Install it: pip install ipython.\n"
 
 
 def test_the_shell_has_the_attacks_at_hand_and_saves_figures(call, runs, monkeypatch) -> None:

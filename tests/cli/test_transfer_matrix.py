@@ -85,3 +85,14 @@ def test_a_saved_set_is_judged(call, runs, tmp_path, refused):
 def test_what_cannot_be_compared_is_refused(refused, runs, words, expected):
     places = [runs / word if word == "other" else word for word in words]
     assert expected in refused("transfer-matrix", runs / "plain", *places, *THREAT)
+
+
+def test_the_usual_attacks_are_those_of_the_norm_and_others_are_refused_before_anything(call, runs, tmp_path):
+    words = (runs / "plain", runs / "other", "--threat", "L1(3)", "--num", "2")
+    attacks = [item["caption"] for item in told(call, *words)["matrices"]]
+    assert any("FGSM()" in one for one in attacks)
+    assert not any("MIFGSM()" in one for one in attacks)
+    code, _, err = call("transfer-matrix", *words, "--attacks", "FGSM()", "MIFGSM()", "--out", tmp_path / "m")
+    assert code == 2
+    assert "MIFGSM() does not search in L1" in err
+    assert not (tmp_path / "m").exists()

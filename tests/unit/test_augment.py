@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from steelman.augment import shifted
 from steelman.data import Data, Splits

@@ -136,5 +136,5 @@ def test_weights_come_from_torchvision_and_timm(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(WeightsError, match=rf"{words}.*no network"):
             ResNet18(pretrained=origin)((3, 32, 32), 6, _seeded())
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UsageError, match=r"pip install steelman\[hub\]"):
+    with pytest.raises(UsageError, match="pip install timm"):
         _imagenet._from_timm("resnet18")

@@ -22,6 +22,7 @@ from steelman.report import cells, draw_all, figures, grids, matrix, write_repor
 from steelman.report import lines as axes_of
 from steelman.report.numbers import tables_of
 from steelman.report.palette import DARK, HEAT_DARK, HEAT_LIGHT, LIGHT, styles
+from steelman.report.svg import look, svg
 
 SHARE = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 400}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -360,3 +361,13 @@ def test_names_of_matrices_and_grids_are_checked_as_others(name: str, tmp_path: 
     for item in (Matrix(name, "", "", "", (), (), ()), Grid(name, "", "x", 1)):
         with pytest.raises(RunError, match=r"names a figure .*each name once"):
             draw_all(write(tmp_path, figure(), item))
+
+
+def test_names_in_any_script_are_drawn_without_a_word_and_control_characters_left_out():
+    with look("salt", {"svg.fonttype": "none"}):
+        figure = Figure()
+        figure.text(0.5, 0.5, "a\x01猫")
+        drawn = svg(figure, "p", "words")
+        figure.savefig(io.BytesIO(), format="png")
+    assert "a猫" in drawn
+    assert "\x01" not in drawn

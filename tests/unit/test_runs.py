@@ -51,7 +51,7 @@ def test_a_run_is_opened_again_with_the_same_spec_only(tmp_path):
     Run.open(path, "PGD(steps=3)", "aaa").close()
     with pytest.raises(RunError, match=r"holds another run: PGD\(steps=3\)\. This one is: PGD\(steps=4\)"):
         Run.open(path, "PGD(steps=4)", "aaa")
-    with pytest.raises(RunError, match=r"made with other data: digest aaa, now none"):
+    with pytest.raises(RunError, match=r"made with other data or weights: digest aaa, now none"):
         Run.open(path, "PGD(steps=3)")
     Run.open(path, "PGD(steps=3)", "aaa").close()  # the refusals let go of the lock
 
@@ -159,7 +159,7 @@ def test_results_have_names_not_paths(run):
 
 
 def test_missing_and_damaged_files_are_named(run):
-    with pytest.raises(RunError, match=r"has no results/natural\.json\. It is not finished: run the same command"):
+    with pytest.raises(RunError, match=r"has no results/natural\.json\. It is not finished: run it again to go on"):
         run.read_json("natural")
     (run.path / "results").mkdir()
     (run.path / "results" / "natural.json").write_text('{"value": 0.')

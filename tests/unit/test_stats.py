@@ -110,3 +110,10 @@ def test_mean_and_sample_deviation():
     mean, deviation = mean_sd([0.5])
     assert mean == 0.5
     assert math.isnan(deviation)
+
+
+def test_a_share_of_nothing_comes_back_and_says_so():
+    none = Share.counted(0, 0)
+    again = Share.from_json(none.to_json())
+    assert str(again) == str(none) == "none, n = 0"
+    assert Share.from_json(Share.counted(3, 4).to_json()) == Share.counted(3, 4)

@@ -342,6 +342,22 @@ def test_a_run_that_saw_val_says_so(tmp_path):
     assert prepare(dataclasses.replace(asked, split="test")).notes == ()
 
 
+def test_what_a_stopped_training_left_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("steelman.fitting._TELL", 0.0)
+
+    def stop(done, total, words):
+        if "epoch 2" in words:
+            raise KeyboardInterrupt
+
+    training = Training(Linear1(width=4), Digits(), Recipe(epochs=3, keep="last"))
+    with pytest.raises(Interrupted):
+        train(training, tmp_path / "run", progress=stop)
+    asked = Measurement(FGSM(), Linf(0.1), runs=(str(tmp_path / "run"),), num=5)
+    assert prepare(asked).notes == ("run is of a training that was stopped: the weights of so far",)
+    train(training, tmp_path / "run")
+    assert prepare(asked).notes == ()
+
+
 def test_one_image_has_no_variance():
     def model():
         return nn.Sequential(nn.Flatten(), nn.LazyBatchNorm1d(), nn.LazyLinear(3)).eval()
@@ -671,7 +687,7 @@ def test_train_from_the_weights_of_a_run(tmp_path):
         train(Training(Linear1(width=8), Digits(), start=str(tmp_path / "d")), tmp_path / "c")
     train(Training(Linear1(width=16), Digits(), Recipe(epochs=1), seed=9), tmp_path / "e")
     (first.path / "weights.safetensors").write_bytes((tmp_path / "e" / "weights.safetensors").read_bytes())
-    with pytest.raises(RunError, match="was made with other data"):  # the start is part of what a run is
+    with pytest.raises(RunError, match="was made with other data or weights"):  # the start is part of what a run is
         train(further, tmp_path / "b")
 
 

@@ -88,5 +88,5 @@ def _explained(certifier: Bounded, model: nn.Module, unknown: Unknown) -> str:
     where = f", in layer {names[layers[-1]]} ({type(layers[-1]).__name__})" if layers else ""
     return (
         f"{certifier!r} has no rule for {unknown}{where}. Possible: {certifier.supported()}. "
-        "Change the model, or certify with Smoothing, which takes any."
+        "Change the model, or certify with Smoothing, which takes any in L2."
     )

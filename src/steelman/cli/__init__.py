@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C. Run the same command again; with --out finished attacks are kept.", 130)
+        return _fail(
+            "stopped by Ctrl-C. Run the same command again; where it has --out, finished attacks are kept.", 130
+        )
     except Exception as error:
         code = _explained(error)
         if code is None:  # a bug: its traceback is what helps

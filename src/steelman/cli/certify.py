@@ -95,6 +95,6 @@ def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """One row a radius, the natural accuracy first."""
     from steelman.stats import Share
 
-    rows = [["0 (natural)", str(Share(**facts["natural"]))]]
-    rows += [[f"{point['eps']:.4g}", str(Share(**point["certified"]))] for point in facts["points"]]
+    rows = [["0 (natural)", str(Share.from_json(facts["natural"]))]]
+    rows += [[f"{point['eps']:.4g}", str(Share.from_json(point["certified"]))] for point in facts["points"]]
     return ["eps", "certified"], rows

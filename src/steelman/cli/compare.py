@@ -74,7 +74,8 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
                 facts = record(comparison, prepared, rows)
                 pages.keep(run, comparison_page(facts, rows, command))
                 run.write_json("comparison", facts)
-                run.finish()
+                if not any(row.error for row in rows):  # what failed is tried again
+                    run.finish()
             return run.read_json("comparison")
 
 
@@ -97,7 +98,7 @@ def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if one["error"]:
             rows.append(["", one["attack"], "failed", *[""] * (len(columns) - 3)])
             continue
-        share = str(Share(**one["success" if facts["unlimited"] else "robust"]))
+        share = str(Share.from_json(one["success" if facts["unlimited"] else "robust"]))
         near = [_number(distance_cell(one), "{:.4g}"), _number(one["optimality"], "{:.3f}")]
         costs = [f"{one[name]:g}" for name in ("forwards", "backwards", "seconds", "rejected")]
         rows.append([rank_text(one), one["attack"], share, *(near if facts["unlimited"] else []), *costs])

@@ -28,9 +28,12 @@ def asked(
         return parse(runs[0], "crossing")
     if not runs:
         raise UsageError("no runs were given. Expected two run directories or more, or one and --sets.")
-    own = attacks or (() if sets else USUAL)
-    parsed = tuple(parse(text, "attack") for text in own)
-    measurement = inputs.measurement(runs, own[0] if own else "FGSM()", threat, subject)
+    parsed = tuple(parse(text, "attack") for text in attacks or (() if sets else USUAL))
+    norm = parse(threat, "threat").__class__.__name__ if threat and not attacks else None
+    parsed = tuple(attack for attack in parsed if norm is None or norm in attack.norms)
+    measurement = inputs.measurement(runs, repr(parsed[0]) if parsed else "PGD()", threat, subject)
+    for attack in parsed:
+        attack.check_norm(measurement.ball)
     return Crossing(measurement, parsed, tuple(str(_place(path)) for path in sets))
 
 

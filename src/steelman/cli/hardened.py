@@ -68,8 +68,8 @@ def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | Non
 
 def _words(facts: dict[str, Any]) -> str:
     before, after = facts["models"]
-    robust = [Share(**model["robust"]).value for model in (before, after)]
-    natural = [Share(**model["natural"]).value for model in (before, after)]
+    robust = [Share.from_json(model["robust"]).value for model in (before, after)]
+    natural = [Share.from_json(model["natural"]).value for model in (before, after)]
     p = after["paired"]["p"]
     moved = f"Robust accuracy {100 * robust[0]:.1f} → {100 * robust[1]:.1f} % (p = {p:.2g})"
     price = 100 * (natural[0] - natural[1])

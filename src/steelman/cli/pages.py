@@ -43,8 +43,8 @@ def keep_training_page(run: Run) -> dict[str, Any]:
 def training_lines(facts: dict[str, Any]) -> list[str]:
     """What `train` prints; the run directory is the last line."""
     return [
-        f"natural  {Share(**facts['natural'])}   on test images, with the weights of epoch {facts['weights_epoch']} of "
-        f"{facts['epochs']}",
+        f"natural  {Share.from_json(facts['natural'])}   on test images, with the weights of epoch "
+        f"{facts['weights_epoch']} of {facts['epochs']}",
         *([f"guard    {facts['guard']}"] if facts["guard"] else []),
         *(f"note     {note}" for note in facts["notes"]),
         facts["run"],
@@ -89,7 +89,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
     return Page(
         title=f"Training of {about['architecture']}",
         question="How did the training go, and how good is the network on images it has not seen?",
-        headline=f"{Share(**facts['natural'])} of the test images are classified correctly.",
+        headline=f"{Share.from_json(facts['natural'])} of the test images are classified correctly.",
         findings=(*early, *guard, *facts["notes"]),
         sections=(Section("Result", (), (table,)), Section("Course", (), (*curves, *_guard_lines(rows)))),
         rerun=facts["command"],
@@ -136,7 +136,7 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
     return Page(
         title=f"Evaluation within {facts['threat']}{aim}",
         question=f"How many images are {how} under {facts['attack']} within {facts['threat']}?",
-        headline="; ".join(f"{model['model']}: {Share(**model['robust'])}" for model in facts["models"]),
+        headline="; ".join(f"{model['model']}: {Share.from_json(model['robust'])}" for model in facts["models"]),
         findings=tuple(facts["notes"]),
         sections=(
             Section("Result", (), (Table("Shares with their 95 % intervals", columns, rows), bars)),

@@ -79,7 +79,7 @@ def head(facts: dict[str, Any]) -> list[str]:
 def lines(facts: dict[str, Any]) -> list[str]:
     """Both shares of a single model and what can be trusted."""
     model = facts["models"][0]
-    natural, robust = (str(Share(**model[name])) for name in ("natural", "robust"))
+    natural, robust = (str(Share.from_json(model[name])) for name in ("natural", "robust"))
     width = max(len(text.partition(" ")[0]) for text in (natural, robust))
     shares = [
         f"{name:<8} {value.rjust(width)} {rest}"
@@ -97,23 +97,23 @@ def asides(facts: dict[str, Any]) -> list[str]:
     found: list[str] = []
     for model in facts["models"]:
         if one := model.get("bracket"):
-            share = str(Share(**model["certified"]))
+            share = str(Share.from_json(model["certified"]))
             whose = f", {model['model']}" if len(facts["models"]) > 1 else ""
             found.append(f"proven   {share}   by {one['certifier']}{whose}: certified <= true <= robust")
         whose = f" of {model['model']}" if len(facts["models"]) > 1 else ""
         if one := model.get("shield"):
             static, adaptive, bare = (
-                str(Share(**share)) for share in (one["static"], one["adaptive"], one["undefended"]["robust"])
+                str(Share.from_json(share)) for share in (one["static"], one["adaptive"], one["undefended"]["robust"])
             )
             found.append(f"shield   {one['shield']}{whose}: the shares above are those of the defended model")
             found.append(f"static   {static}   images made for the undefended model, on which {bare} hold")
             found.append(f"adaptive {adaptive}   {one['attack']} through the shield, p = {one['p']:.2g}")
         if one := model.get("repaired"):
-            again, worst = (str(Share(**one[name])) for name in ("repaired", "worst"))
+            again, worst = (str(Share.from_json(one[name])) for name in ("repaired", "worst"))
             found.append(f"repaired {again}{whose}   with finite surrogates; {worst} under both")
         if one := model.get("random"):
             for name in ("natural", "robust"):
-                vote, expected = (str(Share(**one[name][way])) for way in ("vote", "expected"))
+                vote, expected = (str(Share.from_json(one[name][way])) for way in ("vote", "expected"))
                 found.append(f"random   {name}{whose}: {expected} of single answers, {vote} by vote of {one['draws']}")
     return found
 
@@ -123,7 +123,7 @@ def table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = ["model", "natural", "robust", "p against the first", "trust"]
     rows: list[list[str]] = []
     for model in facts["models"]:
-        shares = [str(Share(**model[name])) for name in ("natural", "robust")]
+        shares = [str(Share.from_json(model[name])) for name in ("natural", "robust")]
         p = f"{model['paired']['p']:.2g}" if "paired" in model else ""
         rows.append([model["model"], *shares, p, verdict(model["trust"])])
     return columns, rows
@@ -140,11 +140,11 @@ def curve_table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns, by_column, radii = ["eps"], [], []
     for model in facts["models"]:
         columns.append(model["model"])
-        by_column.append([str(Share(**point["robust"])) for point in model["curve"]["points"]])
+        by_column.append([str(Share.from_json(point["robust"])) for point in model["curve"]["points"]])
         radii.append(model["curve"]["quantiles"])
         if "bracket" in model:
             columns.append("certified" if len(facts["models"]) == 1 else f"{model['model']}, certified")
-            by_column.append([str(Share(**point["certified"])) for point in model["bracket"]["points"]])
+            by_column.append([str(Share.from_json(point["certified"])) for point in model["bracket"]["points"]])
             radii.append(None)
     eps = [f"{point['eps']:.4g}" for point in facts["models"][0]["curve"]["points"]]
     rows = [list(row) for row in zip(eps, *by_column, strict=True)]

@@ -79,7 +79,7 @@ def _ipython() -> Any:
     try:
         return importlib.import_module("IPython")
     except ModuleNotFoundError:
-        raise UsageError("IPython is not installed. Install it: pip install 'steelman[shell]'.") from None
+        raise UsageError("IPython is not installed. Install it: pip install ipython.") from None
 
 
 def _training(run: Path) -> Path:

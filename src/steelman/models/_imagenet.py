@@ -12,7 +12,7 @@ from steelman.errors import UsageError, WeightsError
 from steelman.models.weights import check_finite, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HINT = "Give pretrained='torchvision' (a download), 'timm' (with steelman[hub]) or a file."
+_HINT = "Give pretrained='torchvision' (a download), 'timm' (where it is installed) or a file."
 
 
 class ImageNetNormalize(nn.Module):
@@ -103,7 +103,7 @@ def _from_timm(name: str) -> dict[str, Tensor]:
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UsageError("pretrained='timm' needs timm. Install it: pip install steelman[hub].") from None
+        raise UsageError("pretrained='timm' needs timm. Install it: pip install timm.") from None
     create: Any = timm.create_model
     try:
         return dict(create(name, pretrained=True).state_dict())

@@ -6,6 +6,7 @@ the page's variables, so that it follows its theme; a file is drawn in light col
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 POINT = 1 / 72  # matplotlib measures figures in inches, SVG in points
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # which XML has no place for
 _RC = {
     "svg.fonttype": "none",
     "font.size": 12,
@@ -51,7 +53,11 @@ def look(salt: str, changes: Mapping[str, Any] | None = None) -> Generator[None]
 
     `changes` overrule the defaults, named as in a matplotlibrc.
     """
-    with matplotlib.style.context(["default", {**_RC, "svg.hashsalt": salt, **(changes or {})}]):
+    with (
+        matplotlib.style.context(["default", {**_RC, "svg.hashsalt": salt, **(changes or {})}]),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # names in other scripts: the browser has them
         yield
 
 
@@ -59,7 +65,7 @@ def svg(figure: Figure, prefix: str, words: str | None, *, inline: bool = True) 
     """The figure as one <svg> element; without words it is decoration."""
     raw = io.BytesIO()
     figure.savefig(raw, format="svg", transparent=inline, metadata={"Date": None})
-    root = ET.fromstring(raw.getvalue())
+    root = ET.fromstring(_CONTROL.sub(b"", raw.getvalue()))
     for element in root.findall("*"):
         if element.tag == f"{{{_SVG}}}metadata" or element.find(f"{{{_SVG}}}style") is not None:
             root.remove(element)  # a date and a maker; and rules that would hold for the whole page
