@@ -159,8 +159,8 @@ def headline(items: Sequence[Matrix]) -> str:
     falls = [_natural(item, target)["value"] - cell["value"] for cell, item, _, target in pairs or cells]
     cell, item, source, target = (pairs or cells)[falls.index(max(falls))]
     does = f"{_attack(item)} carries over best, from" if pairs else f"Of saved images those of {_attack(item)} do most,"
-    before = _share(_natural(item, target))
-    return f"{does} {source} to {target}: of {before} right without attack, {_share(cell)} are left."
+    before = share_text(_natural(item, target))
+    return f"{does} {source} to {target}: of {before} right without attack, {share_text(cell)} are left."
 
 
 def finding(item: Matrix) -> str:
@@ -203,7 +203,8 @@ def _natural(item: Matrix, target: str) -> dict[str, Any]:
     return cell
 
 
-def _share(cell: dict[str, Any]) -> str:
+def share_text(cell: Any) -> str:
+    """A cell with its interval and n."""
     return f"{_percent(cell['value'])} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}] of {cell['n']}"
 
 

@@ -206,7 +206,7 @@ def adversarial_accuracy(
     x, y = (data.pixels(), data.labels) if isinstance(data, Data) else data
     x, generator = check_pixels(x), generator or generator_for(x)
     with guarded(model):
-        _check_labels(y, logits_of(model, x))
+        _check_labels(y, logits_of(model, x[:1]).expand(len(x), -1))  # one image tells the number of classes
         batch = micro_batch(model, x)
         parts = zip(x.split(batch), y.split(batch), strict=True)
         crafted = [attack.perturb(model, part, labels, threat, generator=generator) for part, labels in parts]

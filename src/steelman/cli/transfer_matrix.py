@@ -1,7 +1,7 @@
 """`steelman transfer-matrix`: adversarial images made on each of several classifiers, judged on every other."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -65,9 +65,7 @@ def _why(panel: "Trust") -> str:
 
 
 def _table(item: "Matrix") -> tuple[list[str], list[list[str]]]:
+    from steelman.crossing import share_text
+
     columns = ["made on", *(f"on {name}" for name in item.columns)]
-    return columns, [[row, *map(_share, cells)] for row, cells in zip(item.rows, item.cells, strict=True)]
-
-
-def _share(cell: Any) -> str:
-    return f"{100 * cell['value']:.1f} % [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}] of {cell['n']}"
+    return columns, [[row, *map(share_text, cells)] for row, cells in zip(item.rows, item.cells, strict=True)]

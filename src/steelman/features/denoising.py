@@ -15,10 +15,8 @@ from steelman.types import Images
 Denoising = Literal["opening", "components"]
 
 THRESHOLD, SIDE, COMPONENTS = 0.3, 2, 400  # the original's
-NEARLY_ALL, ENOUGH = (
-    0.99,
-    0.95,
-)  # of the variance: where 400 components tell more than that, as many as tell this at most
+NEARLY_ALL = 0.99  # of the variance: where 400 components tell more,
+ENOUGH = 0.95  # as many as tell this at most
 
 
 def denoised(x: Images, how: Denoising) -> Images:
@@ -33,8 +31,9 @@ def denoised(x: Images, how: Denoising) -> Images:
     if how == "opening":
         return opened(x)
     most = min(COMPONENTS, len(x), x[0].numel())
-    told = np.cumsum(_fitted(x, most)[1].explained_variance_ratio_)
-    return projected(x, max(1, int((told <= ENOUGH).sum())) if told[-1] > NEARLY_ALL else most)
+    scaler, pca = _fitted(x, most)
+    told = np.cumsum(pca.explained_variance_ratio_)
+    return _told(x, scaler, pca, max(1, int((told <= ENOUGH).sum())) if told[-1] > NEARLY_ALL else most)
 
 
 def opened(x: Images, threshold: float = THRESHOLD, side: int = SIDE) -> Images:
@@ -56,9 +55,14 @@ def projected(x: Images, components: int = COMPONENTS) -> Images:
     Raises:
         UsageError: more components than images or pixels, or fewer than one.
     """
-    scaler, pca = _fitted(x, components)
-    flat = scaler.transform(_rows(x))
-    cleaned = scaler.inverse_transform(pca.inverse_transform(pca.transform(flat)))
+    return _told(x, *_fitted(x, components), components)
+
+
+def _told(x: Images, scaler: Any, pca: Any, components: int) -> Images:
+    """What the first of the fitted components tell."""
+    scores = pca.transform(scaler.transform(_rows(x)))
+    scores[:, components:] = 0
+    cleaned = scaler.inverse_transform(pca.inverse_transform(scores))
     return torch.from_numpy(np.asarray(cleaned)).to(x).view_as(x).clamp(0, 1)
 
 
