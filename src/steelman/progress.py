@@ -4,6 +4,7 @@ Library code calls `progress(done, total, words)`; it never prints. The command 
 the time left, or into plain lines when the output is piped.
 """
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 
@@ -20,6 +21,23 @@ def silent(done: int, total: int, words: str) -> None:
     """Says nothing: the default."""
 
 
+def between(progress: Progress, start: int, end: int, total: int, words: str) -> Progress:
+    """The progress of work that takes a whole from `start` to `end` of `total`, told with what it says of itself."""
+
+    def report(done: int, of: int, inner: str) -> None:
+        told = f"{words}: {inner}" if inner else words
+        progress(start + (end - start) * done // max(of, 1), total, told)
+
+    return report
+
+
+def counted(progress: Progress, total: int, *, first: int = 0) -> Iterator[int]:
+    """So many numbers from the first on, each told."""
+    for done in range(total):
+        progress(done, total, "")
+        yield first + done
+
+
 class Stages:
     """Progress of work in stages: each gets its share of one whole, which never goes back."""
 
@@ -34,7 +52,7 @@ class Stages:
 
         def report(done: int, total: int, inner: str) -> None:
             self.told = max(self.told, base * _FINE + weight * _FINE * done // max(total, 1))
-            self.progress(self.told, self.total * _FINE, f"{words}: {inner}")
+            self.progress(self.told, self.total * _FINE, f"{words}: {inner}" if inner else words)
 
         return report
 

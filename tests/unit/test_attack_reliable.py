@@ -216,3 +216,17 @@ def test_a_random_search_goes_on_from_the_best_images_of_the_likeliest():
     assert torch.equal(whole.score[~searched], short.score[~searched])
     assert (whole.score[searched] >= short.score[searched]).all()
     assert (whole.score[searched] > short.score[searched]).float().mean() > 0.5
+
+
+def test_progress_of_a_single_chunk_is_told_all_along_and_never_goes_back():
+    model = net()
+    x, y = task(model, n=40, wrong=0)
+    told: list[tuple[int, int, str]] = []
+    for attack in (Reliable(polish=200, audit=0), AutoAttack(steps=20, queries=100)):
+        told.clear()
+        attack.run(model, x, y, Linf(0.03), generator=seeded(), progress=lambda *words: told.append(words))
+        shares = [done / total for done, total, _ in told]
+        assert shares == sorted(shares)
+        assert told[-1] == (40, 40, repr(attack))
+        assert len({share for share in shares if share < 0.9}) > 10
+        assert all(words.startswith(repr(attack)) for _, _, words in told)

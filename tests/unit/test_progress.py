@@ -1,6 +1,6 @@
 """Progress in stages is one whole that never goes back."""
 
-from steelman.progress import Stages, silent
+from steelman.progress import Stages, between, counted, silent
 
 
 def test_stages_share_one_whole_and_never_go_back() -> None:
@@ -26,3 +26,11 @@ def test_a_stage_without_pieces_is_no_division_by_zero() -> None:
     told: list[int] = []
     Stages(lambda done, total, words: told.append(done), 1).stage("empty")(0, 0, "nothing")
     assert told == [0]
+
+
+def test_work_inside_a_whole_is_told_with_what_it_says_of_itself() -> None:
+    told: list[tuple[int, int, str]] = []
+    inner = between(lambda *words: told.append(words), 20, 60, 100, "PGD()")
+    assert list(counted(inner, 4, first=1)) == [1, 2, 3, 4]
+    inner(1, 1, "done")
+    assert told == [(20 + 10 * i, 100, "PGD()") for i in range(4)] + [(60, 100, "PGD(): done")]

@@ -10,7 +10,7 @@ from steelman.attacks.found import Found, broken, join
 from steelman.attacks.problem import Problem
 from steelman.engine import chunk_size, generator_for, guarded, micro_batch, predict
 from steelman.errors import PixelError, UsageError
-from steelman.progress import Progress, silent
+from steelman.progress import Progress, between, silent
 from steelman.spec import Spec
 from steelman.threats import TOLERANCE, Ball
 from steelman.types import Images, Labels
@@ -143,8 +143,10 @@ class Attack(Spec):
                     batch=batch,
                     samples=self.passes(),
                 )
+                end = start + len(problem.x)
+                problem.progress = between(progress, start, end, len(x), repr(self))
                 self.search(problem)
-                progress(min(start + size, len(x)), len(x), repr(self))
+                progress(end, len(x), repr(self))
                 yield problem.found()
 
         with guarded(model):

@@ -13,6 +13,7 @@ from steelman.attacks import Attack, Problem
 from steelman.attacks.multi_targeted import Order, runs
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 from steelman.threats import L1, Ball
 from steelman.types import Images, Labels, Mask, PerExample
 
@@ -107,7 +108,7 @@ class APGD(Attack):
             climb, checks = _SparseClimb(ball, problem.x, start, value, grad, drawn=drawn), _every(steps)
         else:
             climb, checks = _Climb(ball, problem.x, start, value, grad), set(checkpoints(steps))
-        for step in range(1, steps + 1):
+        for step in counted(problem.progress, steps, first=1):
             if problem.done:
                 break
             x = climb.move()

@@ -7,6 +7,7 @@ from steelman.attacks import Attack, Problem
 from steelman.attacks.apgd import APGD
 from steelman.attacks.fab import FAB
 from steelman.attacks.square import Square
+from steelman.attacks.strongest import in_turn
 from steelman.errors import UsageError
 from steelman.threats import Ball
 
@@ -77,10 +78,7 @@ class AutoAttack(Attack):
         return any(member.strays(threat) for member in self.members_in(type(threat).__name__))
 
     def search(self, problem: Problem) -> None:  # noqa: D102
-        for member in self.members_in(type(problem.threat).__name__):
-            with problem.part(samples=member.passes()) as rest:
-                if not rest.done:
-                    member.search(rest)
+        in_turn(problem, self.members_in(type(problem.threat).__name__))
 
     def cost(self) -> str:  # noqa: D102
         return "; ".join(member.cost() for member in self.members)

@@ -14,6 +14,7 @@ from steelman.attacks.climb import diversified, step_sizes
 from steelman.attacks.fmn import FMN
 from steelman.attacks.minimal import Nearby, column
 from steelman.errors import UsageError
+from steelman.progress import counted
 from steelman.types import Images, Mask, PerExample
 
 BELOW = 0.95  # of a success: the lower end of its first bracket, and of one opened again
@@ -53,7 +54,7 @@ class Bisect(Nearest):
         FMN(steps=self.start).approach(problem, near)
         low = torch.where(near.found, BELOW * near.distance, 0)
         reach = problem.threat.reach(problem.x)
-        for number in range(1, self.rounds + 1):
+        for number in counted(problem.progress, self.rounds, first=1):
             if problem.done:
                 return
             low = torch.where(low < (1 - CLOSED) * near.distance, low, BELOW * near.distance)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from steelman.attacks import Nearest, Problem
 from steelman.errors import UsageError
+from steelman.progress import counted
 from steelman.types import Images, Mask, PerExample
 
 _HALVINGS = 10  # between the first wrong image and the original
@@ -51,7 +52,7 @@ class Boundary(Nearest):
         """Steps from wrong images x on; each image keeps its own step sizes."""
         clean, threat = problem.x, problem.threat
         around, towards = _Size.of(self.around, clean), _Size.of(self.towards, clean)
-        for _ in range(self.steps):
+        for _ in counted(problem.progress, self.steps):
             if problem.done:
                 return
             side = sideways(x, clean, around.size, torch.empty_like(x).normal_(generator=problem.generator))

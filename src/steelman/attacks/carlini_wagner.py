@@ -10,6 +10,7 @@ from steelman.attacks.fmn import approached
 from steelman.attacks.minimal import Adam, Constants, Nearby, annealed, column, evaluated
 from steelman.errors import UsageError
 from steelman.losses import margin
+from steelman.progress import counted
 from steelman.types import Images, Labels, Logits, Mask, PerExample
 
 ENOUGH = 4.0  # times the constant that holds a found point: with less the search goes inside and stays there
@@ -53,7 +54,7 @@ class CarliniWagner(Nearest):
         near = Nearby(problem)
         start = approached(problem, near, self.start_steps)
         constants = Constants(self._first(problem, near, start))
-        for _ in range(self.searches):
+        for _ in counted(problem.progress, self.searches):
             if problem.done:
                 return
             enough, last = self._descend(problem, near, constants.now, start)

@@ -10,6 +10,7 @@ import torch
 
 from steelman.attacks.minimal import column
 from steelman.attacks.problem import Problem
+from steelman.progress import counted
 from steelman.types import Images, Labels, Logits, PerExample
 
 DIVERSIFYING_STEPS = 2  # along a random direction of the logits
@@ -28,7 +29,7 @@ def climb(problem: Problem, steps: int, *, width: float = 1.0) -> None:
     threat, clean = problem.threat, problem.x
     reach = torch.full((len(clean),), threat.reach(clean), device=clean.device)
     x = diversified(problem, width * reach)
-    for step, size in enumerate(step_sizes(steps)):
+    for step, size in zip(counted(problem.progress, steps), step_sizes(steps), strict=True):
         if problem.done:
             return
         _, grad = problem.value_and_grad(x, "margin", coarse=True)

@@ -9,6 +9,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.minimal import Nearby, Radius, annealed, column
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 from steelman.types import Images, PerExample
 
 
@@ -46,7 +47,7 @@ class DDN(Nearest):
     def search(self, problem: Problem) -> None:  # noqa: D102
         near, x = Nearby(problem), problem.x
         radius = Radius(torch.full_like(near.distance, self.radius), self.growth)
-        for i in range(self.steps):
+        for i in counted(problem.progress, self.steps):
             if problem.done:
                 return
             _, grad = problem.value_and_grad(x, self.loss)

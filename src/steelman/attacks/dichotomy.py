@@ -10,6 +10,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.confidence import LOSS, On, check, length, order, placed, pulled_back
 from steelman.attacks.minimal import Adam, Nearby, column, evaluated
 from steelman.errors import UsageError
+from steelman.progress import counted
 from steelman.types import Images, Mask, PerExample
 
 
@@ -48,7 +49,7 @@ class Dichotomy(Nearest):
         upper = min(size ** (1 / p), 4 * size ** max(0.0, 1 / p - 0.5)) if self.upper is None else self.upper
         low = torch.zeros_like(near.distance)
         high = torch.full_like(low, upper)
-        for _ in range(self.halvings):
+        for _ in counted(problem.progress, self.halvings):
             if problem.done:
                 return
             middle = (low + high) / 2

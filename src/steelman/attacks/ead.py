@@ -10,6 +10,7 @@ from steelman.attacks.fmn import approached
 from steelman.attacks.minimal import Constants, Nearby, column, evaluated
 from steelman.errors import UsageError
 from steelman.losses import margin
+from steelman.progress import counted
 from steelman.threats import L1
 from steelman.types import Images, Labels, Logits, Mask, PerExample
 
@@ -53,7 +54,7 @@ class EAD(Nearest):
         beta = self.beta if self.beta is not None else (5.0 if isinstance(problem.threat, L1) else 0.05)
         start = approached(problem, near, self.start_steps)
         constants = Constants(self._first(problem, near, beta, start))
-        for _ in range(self.searches):
+        for _ in counted(problem.progress, self.searches):
             if problem.done:
                 return
             enough, last = self._descend(problem, near, constants.now, beta, start)

@@ -11,6 +11,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.multi_targeted import runs
 from steelman.errors import UsageError
 from steelman.losses import difference
+from steelman.progress import counted
 from steelman.threats import L1, Ball, Linf, room_towards
 from steelman.types import Images, Mask, PerExample
 
@@ -93,7 +94,7 @@ class FAB(Nearest):
     def _run(self, problem: Problem, toward: Tensor | None, start: Images, nearest: "_Nearest") -> None:
         """Step by step onto the boundary seen from the point before."""
         x = start
-        for _ in range(self.steps):
+        for _ in counted(problem.progress, self.steps):
             if problem.done:
                 return
             gap, normal = _boundary(problem, x, toward)

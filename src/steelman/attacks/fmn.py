@@ -9,6 +9,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.minimal import Nearby, Radius, annealed
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 from steelman.threats import L0, L1
 from steelman.types import Images, PerExample
 
@@ -52,7 +53,7 @@ class FMN(Nearest):
         threat, clean = problem.threat, problem.x
         radius, x = Radius(torch.zeros_like(near.distance), self.growth), clean
         first = (0.3 if isinstance(threat, L1) else 1.0) if self.step_size is None else self.step_size
-        for i in range(self.steps):
+        for i in counted(problem.progress, self.steps):
             if problem.done:
                 return
             _, grad = problem.value_and_grad(x, self.loss)

@@ -9,6 +9,7 @@ import torch
 from steelman.attacks import Nearest, Problem
 from steelman.attacks.boundary import approach, find_start, wrong
 from steelman.errors import UsageError
+from steelman.progress import counted
 from steelman.threats import Linf
 from steelman.types import Images, PerExample
 
@@ -55,7 +56,7 @@ class HopSkipJump(Nearest):
                 return
             halvings = self.halvings(rest)
             x = approach(rest, start[found], halvings)
-            for step in range(1, self.steps + 1):
+            for step in counted(problem.progress, self.steps, first=1):
                 if rest.done:
                     return
                 x = approach(rest, self.jump(rest, x, step), halvings)

@@ -10,6 +10,7 @@ from torch import Tensor
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.losses import LOSSES, Loss, LossName, difference
+from steelman.progress import between
 from steelman.types import Labels
 
 Order: TypeAlias = Literal["logits", "malt"]
@@ -36,12 +37,15 @@ def runs(problem: Problem, targets: int, restarts: int, order: Order) -> Iterato
     towards: list[Tensor] | list[None] = [None]
     if targets and problem.target is None and not problem.done:
         towards = list(likeliest(problem, targets, order))
-    for toward in towards:
+    for place, toward in enumerate(towards):
         for restart in range(restarts):
             if problem.done:
                 return
+            done, total = place * restarts + restart, len(towards) * restarts
+            problem.progress(done, total, f"run {done + 1} of {total}")
             rows = problem.active.nonzero().squeeze(1)
             with problem.part(rows) as rest:
+                rest.progress = between(problem.progress, done, done + 1, total, f"run {done + 1} of {total}")
                 yield Run(rest, rows, None if toward is None else toward[rows], restart)
 
 

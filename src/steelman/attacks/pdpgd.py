@@ -13,6 +13,7 @@ from steelman.attacks.fmn import approached
 from steelman.attacks.minimal import Adam, Nearby
 from steelman.errors import UsageError
 from steelman.losses import margin
+from steelman.progress import counted
 from steelman.threats import L1, L2, Ball
 from steelman.types import Images, Labels, Logits, PerExample
 
@@ -62,7 +63,7 @@ class PDPGD(Nearest):
         clean, near, adam = problem.x, Nearby(problem), Adam(problem.x)
         x = approached(problem, near, self.start_steps)
         log_weight = share = torch.zeros_like(near.distance)  # share of the loss; the norm has the rest
-        for i in range(self.steps):
+        for i in counted(problem.progress, self.steps):
             if problem.done:
                 return
             _, grad = problem.value_and_grad(x, _softplus)

@@ -15,6 +15,7 @@ from steelman.chance import is_random
 from steelman.engine import coarse_pays, forward, slope
 from steelman.errors import UsageError
 from steelman.losses import LOSSES, Loss, LossName, margin
+from steelman.progress import Progress, silent
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Logits, Mask, PerExample
 from steelman.windows import Windows
@@ -66,6 +67,7 @@ class Problem:
         self.target = None if target is None else target.long()
         self.closest, self.judged, self.finishes = closest, judged, finishes
         self.generator, self.batch = generator, batch
+        self.progress: Progress = silent  # told how far the search is, as it counts
         self.best = x.clone()
         self.active = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self.num_active = len(x)

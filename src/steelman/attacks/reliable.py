@@ -17,7 +17,7 @@ from steelman.bounds import interval_margins
 from steelman.engine import generator_for, guarded, micro_batch
 from steelman.errors import UsageError
 from steelman.losses import LossName
-from steelman.progress import Progress, silent
+from steelman.progress import Progress, Stages, silent
 from steelman.surrogates import Repaired
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
@@ -81,21 +81,27 @@ class Reliable(Attack):
         return FULL.strays(threat)
 
     def search(self, problem: Problem) -> None:  # noqa: D102
-        repaired = Repaired(problem.model)
+        repaired, stages = Repaired(problem.model), Stages(problem.progress, 6 + self.rounds)
+        problem.progress = stages.stage("a climb")
         climb(problem, self.steps)
         with problem.part(likeliest(problem, 0.5), model=repaired) as part:
+            part.progress = stages.stage("a climb from outside")
             climb(part, 3 * self.steps, width=WIDTH)
         for number in range(self.rounds):
             loss, surrogates = CYCLE[number % len(CYCLE)]
             model = repaired if surrogates else problem.model
             with problem.part(likeliest(problem, share_of(number)), model=model) as part:
+                part.progress = stages.stage(f"APGD on the likeliest, run {number + 1} of {self.rounds}")
                 APGD(steps=10 * self.steps, loss=loss, warm_up=False).search(part)
         for share, queries in ((2 * FEWEST, self.polish // 3), (FEWEST, self.polish)):
             if queries:
                 with problem.part(likeliest(problem, share)) as part:
+                    part.progress = stages.stage("random search on the likeliest")
                     Square(queries=queries, p_init=WINDOWS, rescale=True, warm=True).search(part)
+        problem.progress = stages.stage("looking for masked gradients")
         if self._masked(problem):
             with problem.part() as rest:
+                rest.progress = stages.stage("AutoAttack, since gradients are masked")
                 FULL.search(rest)
 
     def _masked(self, problem: Problem) -> bool:
@@ -106,6 +112,7 @@ class Reliable(Attack):
         dead = (problem.health.dead == problem.health.steps)[held]
         chosen = held[torch.randperm(len(held), generator=problem.generator, device=held.device)[:WITNESSES]]
         with problem.part(chosen) as part:
+            part.progress = problem.progress
             Square(queries=self.queries).search(part)
             broken = int(part.success.sum())
         return bool(dead.float().mean() > ALARM) or broken > ALARM * len(chosen)

@@ -9,6 +9,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.minimal import Adam, Nearby, annealed, column, evaluated
 from steelman.errors import UsageError
 from steelman.losses import margin
+from steelman.progress import counted
 from steelman.types import Images, Labels, Logits, PerExample
 
 BETAS = (0.8, 0.999)  # of Adam; at steps this long the published first one, 0.9, leaves more changes
@@ -50,7 +51,7 @@ class SigmaZero(Nearest):
         clean, near, adam = problem.x, Nearby(problem), Adam(problem.x, BETAS)
         change, size = torch.zeros_like(clean), self.step_size
         threshold = torch.full_like(near.distance, self.threshold)
-        for i in range(self.steps):
+        for i in counted(problem.progress, self.steps):
             if problem.done:
                 return
             x = clean + change

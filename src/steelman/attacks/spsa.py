@@ -8,6 +8,7 @@ import torch
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 from steelman.types import Images
 
 _FIRST_DECAY, _SECOND_DECAY = 0.9, 0.999  # Adam's
@@ -49,7 +50,7 @@ class SPSA(Attack):
         channels, height, width = clean.shape[1:]
         rate = self.step_size * threat.reach(clean) / threat.largest((channels, height, width))
         x, first, second = clean, torch.zeros_like(clean), torch.zeros_like(clean)
-        for step in range(1, self.steps + 1):
+        for step in counted(problem.progress, self.steps, first=1):
             grad = self.estimate(problem, x)
             if problem.done:
                 return

@@ -59,6 +59,7 @@ class Square(Attack):
             rows, query, walk = problem.active.nonzero().squeeze(1), 0, None
             while query < self.queries and len(rows):
                 with problem.part(rows) as rest:
+                    rest.progress = problem.progress
                     walk = walk or _WALKS[type(rest.threat)](rest, rows, len(problem.x))
                     query = self._walk_on(rest, walk, query)
                     keep = rest.active
@@ -76,6 +77,7 @@ class Square(Attack):
         """Query until too many images are finished or the budget is; returns how far it came."""
         fewest = COMPACT * len(problem.x)
         while query < self.queries and not problem.done and problem.num_active >= fewest:
+            problem.progress(query, self.queries, "")
             if query:
                 walk.propose(self.share(query - 1))
             elif self.warm:

@@ -1,10 +1,12 @@
 """The worst case of several attacks, image by image (the ensemble idea of Croce & Hein 2020, arXiv:2003.01690)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
+from steelman.progress import Stages
 from steelman.threats import Ball
 
 
@@ -49,10 +51,18 @@ class Strongest(Attack):
         return any(member.strays(threat) for member in self.members)
 
     def search(self, problem: Problem) -> None:  # noqa: D102
-        for member in self.members:
-            with problem.part(samples=member.passes()) as rest:
-                if not rest.done:
-                    member.search(rest)
+        in_turn(problem, self.members)
 
     def cost(self) -> str:  # noqa: D102
         return "; ".join(member.cost() for member in self.members)
+
+
+def in_turn(problem: Problem, members: Sequence[Attack]) -> None:
+    """The searches of several attacks, each of the images that held against those before it."""
+    stages = Stages(problem.progress, len(members))
+    for member in members:
+        with problem.part(samples=member.passes()) as rest:
+            rest.progress = stages.stage(repr(member))
+            if not rest.done:
+                rest.progress(0, 1, "begun")
+                member.search(rest)
