@@ -6,7 +6,7 @@ whole checkpoint or the whole one before it, and training goes on from it bit fo
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ class State:
 
     def heed(self, guard: Guarded, look: Look, step: int) -> None:
         """Go back to the haven where training has collapsed, make this the haven where all is well; remember which."""
-        seen: dict[str, Any] = {"step": step, "one_step": look.one_step, "robust": look.robust}
+        seen: dict[str, Any] = {"step": step, **asdict(look)}
         if guard.collapsed(look):
             self._move_to(self.haven, self.optimizer.state_dict()["param_groups"])
             self.rollbacks += 1
@@ -130,7 +130,7 @@ class State:
         if not self.looks:
             return {}
         last, back = self.looks[-1], [look for look in self.looks if "objective" in look]
-        return {"one_step": last["one_step"], "robust": last["robust"], "rollbacks": back}
+        return {key: last[key] for key in ("one_step", "robust", "watched") if key in last} | {"rollbacks": back}
 
     def _moving(self) -> Weights:
         """All tensors that a step of training changes."""

@@ -20,6 +20,7 @@ from steelman.runs import Run
 from steelman.spec import Spec
 from steelman.studies.transfer.matrix import AdversarialSet, craft, fits, judged, matrices, matrix_of
 from steelman.trust import examine
+from steelman.wording import percent, share_text
 
 SAMPLE = 32  # images that the trust checks of each classifier look at
 
@@ -203,19 +204,10 @@ def _natural(item: Matrix, target: str) -> dict[str, Any]:
     return cell
 
 
-def share_text(cell: Any) -> str:
-    """A cell with its interval and n."""
-    return f"{_percent(cell['value'])} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}] of {cell['n']}"
-
-
 def _attack(item: Matrix) -> str:
     return item.caption.removeprefix("Images still right under ").partition(" within ")[0]
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
-    return _percent(low) if low == high else f"{100 * low:.1f} to {_percent(high)}"
+    return percent(low) if low == high else f"{100 * low:.1f} to {percent(high)}"

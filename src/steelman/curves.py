@@ -22,6 +22,7 @@ from steelman.data import Data
 from steelman.engine import generator_for, guarded
 from steelman.errors import UsageError
 from steelman.evaluate import Outcome, check_pixels, logits_of, strike
+from steelman.page import Check
 from steelman.progress import Progress, Stages, silent
 from steelman.spec import catalogue, parse
 from steelman.stats import Share
@@ -97,6 +98,19 @@ class Curve:
         edges = [-math.inf, *(reach(eps) for eps in self.epsilons), math.inf]
         counts = [int((radii <= edge).sum()) for edge in edges[:-1]] + [len(radii)]
         return [Share.counted(after - before, len(radii)) for before, after in itertools.pairwise(counts)]
+
+    def check(self, outcome: Outcome) -> Check:
+        """Whether the searches of the curve broke, within the eps of a strike, what held there."""
+        eps = outcome.threat.eps
+        held = outcome.right & ~outcome.broken
+        more = int((held & (self.distance <= reach(eps))).sum())
+        fails = more > 0.01 * len(held)
+        words = (
+            f"Within {eps:g} the curve's searches break {more} of {int(held.sum())} images that held against "
+            f"{outcome.attack!r}: in all {self.robust(eps)} hold."
+        )
+        remedy = f"Report the curve's point at {eps:g}, and choose a stronger attack." if fails else ""
+        return Check("curve", "fail" if fails else "ok", str(more), words, remedy)
 
     def to_json(self) -> dict[str, Any]:
         """Points with their intervals, quantiles of the radii (None: beyond), and what it cost."""

@@ -47,9 +47,9 @@ _SLICE = 512  # images turned into floats at a time when measuring
 class History:
     """What training did, a row an epoch; row 0 is the network before it.
 
-    A row holds epoch, train_loss (None in row 0), val_accuracy, lr (of the epoch's last step), seconds, what a
-    guard saw (one_step, robust, rollbacks) and what `on_epoch` gave. `best_epoch` is the first one from 1 on that is
-    highest in what was chosen by.
+    A row holds epoch, train_loss (None in row 0), val_accuracy, val_n, lr (of the epoch's last step), seconds, what a
+    guard saw (one_step, robust, watched, rollbacks) and what `on_epoch` gave. `best_epoch` is the first one from 1 on
+    that is highest in what was chosen by.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -277,6 +277,7 @@ class _Loop:
             "epoch": epoch,
             "train_loss": loss,
             "val_accuracy": int(right.sum()) / len(right),
+            "val_n": len(right),
             "lr": self.lr,
             "seconds": seconds,
             **self.state.seen(),

@@ -236,6 +236,7 @@ def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | Non
     progress(0, 1, f"checking what can be trusted of {name}")
     trust = examine(model, data, outcome, subject=f"{words} within {spec.ball!r}")
     more = tuple(part.check() for part in (repaired, struck.bracket) if part is not None)
+    more += () if points is None else (points.check(outcome),)
     trust = replace(trust, checks=(*trust.checks, *more))
     drawn = random_accuracies(model, data, outcome, generator=_generator(prepared))
     progress(1, 1, f"checking what can be trusted of {name}")
@@ -356,10 +357,11 @@ def _short(runs: Sequence[str]) -> list[str]:
 
 
 def _saying(progress: Progress, instead: str) -> Progress:
-    """The same progress under other words."""
+    """The same progress under other words, and the stage that the work is in."""
 
-    def say(done: int, total: int, words: str) -> None:  # noqa: ARG001
-        progress(done, total, instead)
+    def say(done: int, total: int, words: str) -> None:
+        stage = words.partition(": ")[2]
+        progress(done, total, f"{instead}: {stage}" if stage else instead)
 
     return say
 

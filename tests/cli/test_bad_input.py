@@ -330,6 +330,7 @@ def test_unwritable_directories_are_said_before_computing(refused, runs, arrays,
     assert f"cannot write to the run directory {inside}" in refused("train", "CNN", "--data", "digits", "--out", inside)
     assert "cannot write to the run directory" in refused("evaluate", runs / "plain", *LINF, "--out", inside)
     assert "cannot write to" in refused("attack", runs / "plain", "FGSM()", *LINF, "--save", inside / "set")
+    assert "--save is '.', which names no file" in refused("attack", runs / "plain", "FGSM()", *LINF, "--save", "")
 
 
 def test_directories_of_something_else_are_refused(refused, runs, arrays, tmp_path):

@@ -11,6 +11,7 @@ from steelman.defences.guarded import Guarded
 from steelman.errors import UsageError
 from steelman.hardening import choices, plan
 from steelman.models.fast_cnn import FastCNN
+from steelman.page import Page, Samples, Trust
 from steelman.recipes import RECIPES
 from steelman.spec import parse
 from steelman.threats import L2, Linf
@@ -99,7 +100,13 @@ def test_harden_shows_before_and_after(runs, call, tmp_path):
     assert "Trained on by" in (tmp_path / "h" / "evaluation" / "report.html").read_text()
     assert (tmp_path / "h" / "trained" / "weights.safetensors").is_file()
     assert json.loads(call(*words)[1]) == found  # nothing is computed twice
-    assert "Robust accuracy" in found["words"]
+    for model in (before, after):
+        assert f"[{100 * model['robust']['low']:.1f}, {100 * model['robust']['high']:.1f}] of " in found["words"]
+    page = Page.load(tmp_path / "h" / "evaluation" / "results" / "page.json")
+    items = [item for section in page.sections for item in section.items]
+    panels = [item.subject for item in items if isinstance(item, Trust)]
+    assert [" on before within " in panels[0], " on after within " in panels[1]] == [True, True]
+    assert all(item.caption.startswith(("before: ", "after: ")) for item in items if isinstance(item, Samples))
 
 
 def test_a_directory_holds_one_hardening(runs, call, tmp_path):

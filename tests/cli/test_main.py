@@ -131,6 +131,16 @@ def into(file):
     return subprocess.run([sys.executable, "-c", code], stdout=file, stderr=subprocess.PIPE, timeout=120)
 
 
+def test_closed_streams_make_no_traceback():
+    code = "from steelman.cli import main; raise SystemExit(main(['list', 'threats']))"
+    words = shlex.join((sys.executable, "-c", code))
+    done = subprocess.run(["sh", "-c", f"{words} >&-"], stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = subprocess.run(["sh", "-c", f"{words} 2>&-"], stdout=subprocess.PIPE, timeout=120)
+    assert done.returncode == 0
+    assert b"Linf" in done.stdout
+
+
 def test_a_reader_that_leaves_makes_no_traceback():
     reading, writing = os.pipe()
     os.close(reading)

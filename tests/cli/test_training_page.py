@@ -1,5 +1,8 @@
 """What a training's page and its lines say of a guard."""
 
+import pytest
+from scipy.stats import binomtest
+
 from steelman.cli.pages import guard_words, training_lines, training_page
 from steelman.page import Lines
 
@@ -25,7 +28,9 @@ ABOUT = {"architecture": "FastCNN()", "shape": [1, 28, 28], "classes": ["a", "b"
 
 def test_a_guard_that_had_nothing_to_do_says_what_it_saw():
     words = guard_words([CALM], 10)
-    assert words.startswith("The guard saw no collapse; at the end 80 % of its val images hold against one step, 75 %")
+    assert words.startswith(
+        "The guard saw no collapse; at the end 80.0 % of its val images hold against one step, 75.0 %"
+    )
 
 
 def test_a_rollback_is_told_with_its_epoch_and_what_training_went_on_with():
@@ -36,6 +41,19 @@ def test_a_rollback_is_told_with_its_epoch_and_what_training_went_on_with():
 
 def test_a_network_that_only_guesses_is_said_to():
     assert guard_words([{**CALM, "robust": 0.1}], 10).endswith("against its probe, no more than a guess gets right.")
+
+
+def test_where_the_log_says_of_how_many_images_shares_come_with_their_interval():
+    """Of 500 images 80 % are 400: Clopper and Pearson's interval is that of scipy's binomtest."""
+    rows = [{**row, "val_n": 1000, "watched": 500} for row in (CALM, SAVED)]
+    words = guard_words(rows, 10)
+    low, high = (100 * end for end in binomtest(400, 500).proportion_ci())
+    assert f"80.0 % [{low:.1f}, {high:.1f}] of 500 val images hold against one step" in words
+    page = training_page({**FACTS, "guard": words}, rows, ABOUT)
+    drawn = [item for section in page.sections for item in section.items if isinstance(item, Lines)]
+    accuracy, one_step = drawn[0].panels[0].series[0], drawn[-1].panels[0].series[0]
+    assert one_step.low == pytest.approx((low / 100, low / 100))
+    assert accuracy.high == pytest.approx((binomtest(900, 1000).proportion_ci().high,) * 2)
 
 
 def test_the_page_draws_both_shares_and_the_terminal_has_a_line():

@@ -224,6 +224,23 @@ def test_a_known_outcome_counts_and_is_not_computed_again(plane, images, monkeyp
     assert other.gradients == 5 * int((known.right & ~known.broken).sum())
 
 
+def test_what_the_curve_breaks_within_the_eps_of_a_weak_attack_is_said(plane, images):
+    """Noise breaks next to nothing; the plane's distances say how many images are within reach."""
+    distance = plane.distance(images[0], 0)[: N - 4]
+    eps = float(distance.median()) * 1.02
+    weak, strong = (strike(plane, images, one, FREE.at(eps)) for one in (Noise(tries=1), CHECK))
+    found = curve(plane, images, FREE, (eps,), nearest=FMN(), check=Noise(tries=1), known=(weak,))
+    within = int((distance < eps).sum())
+    assert within >= 18
+    said = found.check(weak)
+    assert (said.name, said.verdict, said.value) == ("curve", "fail", str(within - int(weak.broken.sum())))
+    assert f"of {N - 4 - int(weak.broken.sum())} images that held against Noise(tries=1): in all" in said.words
+    assert str(found.robust(eps)) in said.words
+    assert said.remedy
+    said = found.check(strong)
+    assert (said.verdict, said.value, said.remedy) == ("ok", "0", "")
+
+
 def test_progress_never_goes_back_and_ends_at_the_whole(plane, images):
     told = []
     curve(

@@ -211,6 +211,13 @@ def test_a_corrupt_picture_is_named_or_left_out_and_counted(pack, tmp_path: Path
     assert {part.notes for part in splits} == {("left out 2 corrupt: ant/half.jpg, bee/none.png",)}
 
 
+def test_the_reason_is_that_of_the_decoder_without_addresses(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "set", plain(4))
+    (folder / "ant" / "note.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"ant/note\.png is corrupt \(cannot identify image file\)\."):
+        Folder(str(folder), size=8).splits()
+
+
 def test_many_corrupt_pictures_are_counted_but_not_all_named(tmp_path: Path) -> None:
     folder = fill(tmp_path, plain(4))
     for i in range(5):

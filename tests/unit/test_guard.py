@@ -149,7 +149,7 @@ def test_after_a_collapse_training_goes_back_and_on_with_a_shorter_step(saw):
     assert [row["rollbacks"] for row in rows] == [
         [],
         [],
-        [{"step": 8, "one_step": 0.9, "robust": 0.1, "objective": repr(GUARD.after(1).objective)}],
+        [{"step": 8, "one_step": 0.9, "robust": 0.1, "watched": 0, "objective": repr(GUARD.after(1).objective)}],
         [],
     ]
     assert history.column("robust") == [0.75, 0.75, 0.1, 0.75]

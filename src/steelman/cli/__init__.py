@@ -34,6 +34,9 @@ FLAGS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the words say (without any: those of the command line); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as by >&-
+            setattr(sys, name, io.StringIO())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only still gets its numbers

@@ -12,12 +12,13 @@ from steelman.errors import RunError
 from steelman.files import replacing
 from steelman.hardening import plan
 from steelman.measurement import Measurement
-from steelman.page import Page, Trust
+from steelman.page import Item, Page, Samples, Trust
 from steelman.runs import Run
 from steelman.spec import parse
 from steelman.stats import Share
 from steelman.threats import Ball
 from steelman.train import load_run, train
+from steelman.wording import p_text, share_text
 
 
 def kept(
@@ -42,11 +43,12 @@ def kept(
     with reporting() as progress:
         train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
     facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation", warned=True)
+    given = [model["model"] for model in facts["models"]]
     facts["models"][0]["model"], facts["models"][1]["model"] = "before", "after"
     facts |= {"plan": chosen["words"], "words": _words(facts)}
     page = Page.load(out / "evaluation" / "results" / "page.json")
     if page.rerun != command:
-        _rewrite(out / "evaluation", facts, page, command)
+        _rewrite(out / "evaluation", facts, _renamed(page, dict(zip(given, ("before", "after"), strict=True))), command)
     return facts
 
 
@@ -68,13 +70,30 @@ def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | Non
 
 def _words(facts: dict[str, Any]) -> str:
     before, after = facts["models"]
-    robust = [Share.from_json(model["robust"]).value for model in (before, after)]
+    robust = [share_text(model["robust"]) for model in (before, after)]
     natural = [Share.from_json(model["natural"]).value for model in (before, after)]
     p = after["paired"]["p"]
-    moved = f"Robust accuracy {100 * robust[0]:.1f} → {100 * robust[1]:.1f} % (p = {p:.2g})"
+    moved = f"Robust accuracy {robust[0]} → {robust[1]} ({p_text(p)})"
     price = 100 * (natural[0] - natural[1])
     cost = f"at a price of {price:.1f} points of natural accuracy" if price > 0 else "at no price in natural accuracy"
-    return f"{moved}, {cost}, on {facts['n']} images within {facts['threat']}."
+    return f"{moved}, {cost}, on the same images within {facts['threat']}."
+
+
+def _renamed(page: Page, names: dict[str, str]) -> Page:
+    """The page with the trust panels and sheets of the two networks under their new names."""
+
+    def fresh(item: Item) -> Item:
+        for old, new in names.items():
+            if isinstance(item, Trust) and f" on {old} within " in item.subject:
+                return dataclasses.replace(
+                    item, subject=item.subject.replace(f" on {old} within ", f" on {new} within ")
+                )
+            if isinstance(item, Samples) and item.caption.startswith(f"{old}: "):
+                return dataclasses.replace(item, caption=new + item.caption.removeprefix(old))
+        return item
+
+    sections = (dataclasses.replace(section, items=tuple(map(fresh, section.items))) for section in page.sections)
+    return dataclasses.replace(page, sections=tuple(sections))
 
 
 def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) -> None:

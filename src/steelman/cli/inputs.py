@@ -234,8 +234,11 @@ def stem(path: Path, option: str = "--save") -> Path:
     """Where an outcome is saved, without its ending; the directory is made and seen to be writable.
 
     Raises:
-        RunError: it is not.
+        UsageError: a path without a name.
+        RunError: it is not writable.
     """
+    if not path.name:
+        raise UsageError(f"{option} is {str(path)!r}, which names no file. Give a path such as results/set.")
     plain = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     try:
         plain.parent.mkdir(parents=True, exist_ok=True)

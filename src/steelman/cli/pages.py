@@ -7,10 +7,11 @@ from typing import Any
 
 from steelman.cli.output import rerun
 from steelman.measurement import Measured, Prepared
-from steelman.page import Bars, Cell, Lines, Page, Panel, Samples, Section, Series, Table, Trust
+from steelman.page import Bars, Cell, Lines, Page, Panel, Role, Samples, Section, Series, Table, Trust
 from steelman.runs import Run
 from steelman.stats import Share
 from steelman.targets import described
+from steelman.wording import percent, share_text
 
 SHEET = 8  # images on a sheet
 
@@ -59,7 +60,7 @@ def guard_words(rows: list[dict[str, Any]], classes: int) -> str:
     last = seen[-1]
     guesses = ", no more than a guess gets right" if last["robust"] <= 1 / classes else ""
     end = (
-        f"at the end {_percent(last['one_step'])} of its val images hold against one step, {_percent(last['robust'])} "
+        f"at the end {_told(last, 'one_step')} val images hold against one step, {_told(last, 'robust')} "
         f"against its probe{guesses}."
     )
     back = [(row["epoch"], look) for row in seen for look in row["rollbacks"]]
@@ -71,10 +72,13 @@ def guard_words(rows: list[dict[str, Any]], classes: int) -> str:
     return f"The guard rolled training back {times}, in epoch {epochs}, and went on with {softer}; {end}"
 
 
+_COURSE = "Bands are the 95 % Clopper-Pearson intervals of shares of the val images."
+
+
 def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict[str, Any]) -> Page:
     """The course of a training and its natural accuracy."""
     epochs = tuple(row["epoch"] for row in rows)
-    accuracy = Series("val", "natural", epochs, tuple(row["val_accuracy"] for row in rows))
+    accuracy = _over_epochs("val", "natural", rows, "val_accuracy", "val_n")
     loss = Series("train", "other", epochs, tuple(row["train_loss"] for row in rows))
     columns = ("weights of epoch", "natural accuracy on test", "best on val")
     table = Table(
@@ -91,7 +95,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         question="How did the training go, and how good is the network on images it has not seen?",
         headline=f"{Share.from_json(facts['natural'])} of the test images are classified correctly.",
         findings=(*early, *guard, *facts["notes"]),
-        sections=(Section("Result", (), (table,)), Section("Course", (), (*curves, *_guard_lines(rows)))),
+        sections=(Section("Result", (), (table,)), Section("Course", (_COURSE,), (*curves, *_guard_lines(rows)))),
         rerun=facts["command"],
         facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
     )
@@ -101,17 +105,25 @@ def _guard_lines(rows: list[dict[str, Any]]) -> tuple[Lines, ...]:
     seen = [row for row in rows if "robust" in row]
     if not seen:
         return ()
-    epochs = tuple(row["epoch"] for row in seen)
     series = (
-        Series("one step", "fgsm", epochs, tuple(row["one_step"] for row in seen)),
-        Series("the guard's probe", "pgd", epochs, tuple(row["robust"] for row in seen)),
+        _over_epochs("one step", "fgsm", seen, "one_step", "watched"),
+        _over_epochs("the guard's probe", "pgd", seen, "robust", "watched"),
     )
     words = "What the guard saw at the end of each epoch: a gap between the two is a collapse"
     return (Lines("guard", words, "epoch", "accuracy", (Panel("", series),)),)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _over_epochs(label: str, role: Role, rows: list[dict[str, Any]], key: str, n: str) -> Series:
+    """A share after each epoch, with its interval where the log says of how many images it is."""
+    shares = [Share.counted(round(row[key] * row[n]), row[n]) for row in rows if n in row]
+    ends = (tuple(share.low for share in shares), tuple(share.high for share in shares))
+    whole = ends if len(shares) == len(rows) else ((), ())
+    return Series(label, role, tuple(row["epoch"] for row in rows), tuple(row[key] for row in rows), *whole)
+
+
+def _told(row: dict[str, Any], key: str) -> str:
+    n = row.get("watched")
+    return f"{percent(row[key])} of its" if n is None else share_text(Share.counted(round(row[key] * n), n).to_json())
 
 
 def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str) -> Page:

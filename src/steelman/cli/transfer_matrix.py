@@ -1,7 +1,7 @@
 """`steelman transfer-matrix`: adversarial images made on each of several classifiers, judged on every other."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
@@ -65,7 +65,10 @@ def _why(panel: "Trust") -> str:
 
 
 def _table(item: "Matrix") -> tuple[list[str], list[list[str]]]:
-    from steelman.crossing import share_text
+    from steelman.wording import share_text
 
-    columns = ["made on", *(f"on {name}" for name in item.columns)]
-    return columns, [[row, *map(share_text, cells)] for row, cells in zip(item.rows, item.cells, strict=True)]
+    columns, cells = (
+        ["made on", *(f"on {name}" for name in item.columns)],
+        cast("list[list[dict[str, Any]]]", item.cells),
+    )
+    return columns, [[row, *map(share_text, shares)] for row, shares in zip(item.rows, cells, strict=True)]

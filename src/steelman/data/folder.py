@@ -1,5 +1,6 @@
 """Pictures in class folders, as torchvision's ImageFolder lays them out: a directory or a .zip."""
 
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Folder(Source):
                     row[name] = len(row)
                 except Exception as error:  # decoders raise what they like
                     if not self.skip_bad:
-                        reason = " ".join(str(error).split()) or type(error).__name__
+                        reason = _reason(error)
                         raise DataError(
                             f"{path}: {name} is corrupt ({reason}). Repair or remove it, or leave such pictures out "
                             "with skip_bad=True (--skip-bad)."
@@ -130,6 +131,12 @@ class Folder(Source):
                     corrupt.append(name)
                 progress(done, len(names), f"reading {path.name}")
         return images, row, corrupt, converted
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, without the address of the bytes that it was given."""
+    words = re.sub(r"<_io\.BytesIO object at 0x\w+>", "", str(error))
+    return " ".join(words.split()) or type(error).__name__
 
 
 def _layout(path: Path, names: list[PurePosixPath]) -> tuple[Layout, list[PurePosixPath]]:

@@ -28,6 +28,7 @@ class Look:
 
     one_step: float
     robust: float
+    watched: int = 0  # images
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +98,7 @@ class Guarded(Objective):
         ]
         with guarded(model):
             one_step, robust = (int((predict(model, images).argmax(1) == y).sum()) / len(y) for images in found)
-        return Look(one_step, robust)
+        return Look(one_step, robust, len(y))
 
     def collapsed(self, look: Look) -> bool:
         """Whether the training has learned its own step and no more."""

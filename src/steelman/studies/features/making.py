@@ -17,8 +17,9 @@ from steelman.runs import Run
 from steelman.stats import Share
 from steelman.studies.features.networks import Network
 from steelman.studies.features.plan import Plan
-from steelman.studies.features.questions import Answer, Question, of_each_class, percent, said
+from steelman.studies.features.questions import Answer, Question, of_each_class
 from steelman.threats import L2
+from steelman.wording import share_text
 
 NAMES = {"standard": "standard", "robust": "worst-of-group robust", "pgd": "PGD-robust"}
 EACH = {"smoke": 4, "quick": 20, "full": 100}  # images of each class
@@ -49,8 +50,8 @@ class FeaturesSynthesis(Question):
         return Answer(
             synthesis_headline(rows),
             tuple(
-                f"{_label(name)}: the judge sees the intended class in {said(row['right'])}; median L2 distance to the "
-                f"nearest training image {row['nearest']:.2f}."
+                f"{_label(name)}: the judge sees the intended class in {share_text(row['right'])}; median L2 distance "
+                f"to the nearest training image {row['nearest']:.2f}."
                 for name, row in rows.items()
             ),
             f"From noise, {SYNTHESIS!r}, towards each class by the steepest rise of its probability. The judge is "
@@ -80,8 +81,8 @@ class FeaturesReadable(Question):
         return Answer(
             readable_headline(rows, len(few.classes)),
             tuple(
-                f"{_label(name)}: the judge reads the target class in {said(row['right'])} of the perturbations alone, "
-                f"and in {said(row['whole'])} of the perturbed images."
+                f"{_label(name)}: the judge reads the target class in {share_text(row['right'])} perturbations alone, "
+                f"and in {share_text(row['whole'])} perturbed images."
                 for name, row in rows.items()
             ),
             f"Test images are pushed within {READABLE!r} towards the next class. What was added is shown alone, its "
@@ -93,7 +94,7 @@ class FeaturesReadable(Question):
 def synthesis_headline(rows: dict[str, Any]) -> str:
     """Yes only if another net sees the class and the images lie about as near to training images as real ones do."""
     best = min(NAMES, key=lambda name: (rows[name]["right"]["low"] <= SEEN, rows[name]["nearest"]))
-    told = "; ".join(f"{NAMES[name]}: {percent(rows[name]['right']['value'])}" for name in NAMES)
+    told = "; ".join(f"{NAMES[name]}: {share_text(rows[name]['right'])}" for name in NAMES)
     far = f"{rows[best]['nearest']:.1f} from the nearest training image, real ones {rows['real']['nearest']:.1f}"
     if rows[best]["right"]["low"] <= SEEN:
         return f"No: in images climbed from noise another net seldom sees the intended class ({told})."
@@ -105,7 +106,7 @@ def synthesis_headline(rows: dict[str, Any]) -> str:
 def readable_headline(rows: dict[str, Any], classes: int) -> str:
     """Which net's perturbations, looked at alone, another net can read."""
     best = max(rows, key=lambda name: rows[name]["right"]["value"])
-    told = ", ".join(f"{percent(row['right']['value'])} ({NAMES[name]})" for name, row in rows.items())
+    told = ", ".join(f"{share_text(row['right'])} ({NAMES[name]})" for name, row in rows.items())
     if rows[best]["right"]["low"] > 0.5:
         return f"Yes, those of the {NAMES[best]} net: another net reads the target in most of them alone: {told}."
     chance = f"chance is {100 / classes:.3g} %"

@@ -12,6 +12,7 @@ from steelman.runs import Run, environment
 from steelman.stats import mean_sd
 from steelman.studies.features.figures import blind_grid, class_grid, histogram, residual_histogram, strips
 from steelman.studies.features.plan import GROUPS, PUBLISHED, Plan
+from steelman.wording import p_text, percent, share_text
 
 if TYPE_CHECKING:
     from steelman.page import Cell
@@ -68,12 +69,12 @@ def write_page(
 
 def headline(found: Measured) -> str:
     """The answer in one sentence: what retraining on each kind of features keeps of clean accuracy."""
-    clean = {name: rows[0]["shares"][-1]["value"] for name, rows in found.retrained.items()}
-    worst = {name: rows["worst"]["value"] for name, rows in found.groups[0].items()}
+    clean = {name: rows[0]["shares"][-1] for name, rows in found.retrained.items()}
+    worst = {name: rows["worst"] for name, rows in found.groups[0].items()}
     return (
-        f"Under the worst of five perturbations the standard net keeps {_percent(worst['standard'])}, the robust one "
-        f"{_percent(worst['robust'])}; a net that learns only from robust features gets {_percent(clean['robust'])} of "
-        f"the clean images right, from non-robust ones {_percent(clean['nonrobust'])}."
+        f"Under the worst of five perturbations the standard net keeps {share_text(worst['standard'])}, the robust "
+        f"one {share_text(worst['robust'])}; a net that learns only from robust features gets "
+        f"{share_text(clean['robust'])} clean images right, from non-robust ones {share_text(clean['nonrobust'])}."
     )
 
 
@@ -84,13 +85,13 @@ def findings(found: Measured, made: "Reconstructed") -> tuple[str, ...]:
         values = [share["value"] for share in rows["shares"]]
         order = " < ".join(str(number + 1) for number in sorted(range(len(values)), key=values.__getitem__))
         words.append(
-            f"The {name} net's groups in order of accuracy: {order}; worst of all: {_share(rows['worst'])}. Vertical "
-            f"against horizontal lines on the same images: McNemar {_p(rows['p'])}."
+            f"The {name} net's groups in order of accuracy: {order}; worst of all: {share_text(rows['worst'])}. "
+            f"Vertical against horizontal lines on the same images: McNemar {p_text(rows['p'])}."
         )
     for name, hits in found.attacked.items():
         words.append(
-            f"The {name} net under gradients: FGSM leaves {_share(hits['FGSM'])}, PGD-40 {_share(hits['PGD-40'])}, "
-            f"Reliable {_share(hits['Reliable'])}."
+            f"The {name} net under gradients: FGSM leaves {share_text(hits['FGSM'])}, PGD-40 "
+            f"{share_text(hits['PGD-40'])}, Reliable {share_text(hits['Reliable'])}."
         )
     for name, inverted in made.found.items():
         words.append(
@@ -108,7 +109,7 @@ def _retraining_findings(found: Measured) -> list[str]:
         worst = [row["worst"]["value"] for row in rows]
         seeds = f", mean of {len(rows)} seeds" if len(rows) > 1 else ""
         words.append(
-            f"Learned from {LABELS[name]}: {_percent(mean_sd(clean)[0])} clean, {_percent(mean_sd(worst)[0])} under "
+            f"Learned from {LABELS[name]}: {percent(mean_sd(clean)[0])} clean, {percent(mean_sd(worst)[0])} under "
             f"the worst group{seeds}."
         )
     return words
@@ -120,7 +121,7 @@ def _blind_finding(found: Measured) -> str:
     shares = [row["accuracy"]["value"] for row in found.blind]
     above = sum(row["accuracy"]["low"] > 0.5 for row in found.blind)
     return (
-        f"A small net told robust from non-robust features of the same class with {_percent(mean_sd(shares)[0])} mean "
+        f"A small net told robust from non-robust features of the same class with {percent(mean_sd(shares)[0])} mean "
         f"accuracy; for {above} of {len(shares)} classes beyond chance (95 % interval above 50 %)."
     )
 
@@ -249,18 +250,6 @@ def _published(key: str, number: int) -> str | None:
 def _spread(values: list[float]) -> dict[str, Any]:
     mean, sd = mean_sd(values)
     return {"mean": mean, "sd": sd, "n": len(values), "percent": True}
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _share(share: dict[str, Any]) -> str:
-    return f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}] of {share['n']}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def _residual_text(plan: Plan) -> str:

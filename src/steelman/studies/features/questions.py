@@ -3,7 +3,6 @@
 import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -119,16 +118,6 @@ class Question(Study):
             "machine": f"{env['processor']}, {env['threads']} threads, torch {env['torch']}",
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         }
-
-
-def percent(value: float) -> str:
-    """A share as percent."""
-    return f"{100 * value:.1f} %"
-
-
-def said(share: dict[str, Any]) -> str:
-    """A share with its interval."""
-    return f"{percent(share['value'])} [{100 * share['low']:.1f}, {100 * share['high']:.1f}] of {share['n']}"
 
 
 def of_each_class(data: Data, num: int) -> Data:

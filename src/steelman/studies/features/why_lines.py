@@ -18,9 +18,10 @@ from steelman.runs import Run
 from steelman.stats import Share, mcnemar
 from steelman.studies.features.networks import Network, trained
 from steelman.studies.features.plan import Plan
-from steelman.studies.features.questions import Answer, Question, percent, said
+from steelman.studies.features.questions import Answer, Question
 from steelman.threats.groups import Groups
 from steelman.threats.perturbations.lines import Lines as Stripes
+from steelman.wording import percent, share_text
 
 LAYOUTS = ((5, 2.0), (7, 1.0))  # lines and their width: those of the vertical and of the horizontal group
 ANGLES = tuple(range(0, 180, 15))
@@ -128,7 +129,7 @@ def _findings(crossed: dict[str, Any]) -> tuple[str, ...]:
         for count, width in LAYOUTS:
             flat, upright, p = cells[f"0-{count}"], cells[f"90-{count}"], cells[f"p-{count}"]
             words.append(
-                f"{name}, {count} lines of {width:g} px: horizontal {said(flat)}, vertical {said(upright)} "
+                f"{name}, {count} lines of {width:g} px: horizontal {share_text(flat)}, vertical {share_text(upright)} "
                 f"(McNemar p = {p:.2g})."
             )
         turn, thin = 100 * orientation_effect(cells), 100 * layout_effect(cells)

@@ -7,7 +7,8 @@ from steelman.page import Cell, Check, Grid, Item, Section, Table, Trust
 from steelman.studies.finetune import figures
 from steelman.studies.finetune.front_end import AVERAGED, NUM_SHOWN, Front
 from steelman.studies.finetune.plan import Plan
-from steelman.studies.finetune.words import Arm, p_words, percent, share
+from steelman.studies.finetune.words import Arm
+from steelman.wording import p_text, percent, share_text
 
 __all__ = ["Front", "front_findings", "front_section"]
 
@@ -49,11 +50,11 @@ def _artefact(front: Front) -> str:
     row = front.ways["rows"][-1]
     published, smooth = row["published"], row["smooth"]
     said = (
-        f"{front.model} at eps {row['eps']:g}: through the published derivative {share(published['robust'])} hold "
-        f"against FGSM; {_percent(published['gradient_nan'])} of the gradient's entries are NaN and "
-        f"{percent(published['still'])} of the images are not changed at all. Through a finite derivative, on the same "
-        f"weights and images, {percent(smooth['robust'])} hold ({p_words(row['p']['published'])}), on the mean of "
-        f"{AVERAGED.samples} gradients {percent(row['averaged']['robust'])}: "
+        f"{front.model} at eps {row['eps']:g}: through the published derivative {share_text(published['robust'])} hold "
+        f"against FGSM; {percent(published['gradient_nan'])} of the gradient's entries are NaN and "
+        f"{share_text(published['still'])} images are not changed at all. Through a finite derivative, on the same "
+        f"weights and images, {share_text(smooth['robust'])} hold ({p_text(row['p']['published'])}), on the mean of "
+        f"{AVERAGED.samples} gradients {share_text(row['averaged']['robust'])}: "
     )
     gap = published["robust"]["value"] - smooth["robust"]["value"]
     hidden = gap > 0.05 and row["p"]["published"] < 0.01
@@ -70,8 +71,8 @@ def _against_plain(plan: Plan, front: Front) -> str:
     epochs, epochs_plain = plan.behind().scale.epochs, plan.scale.epochs
     longer = "" if epochs == epochs_plain else f" It was trained for {epochs} epochs, the plain one for {epochs_plain}."
     return (
-        f"{front.model} at eps {row['eps']:g}: {percent(own)} hold against FGSM with finite, averaged gradients, "
-        f"{percent(plain)} of the same images without the front end ({p_words(p)}): {verdict}.{longer}"
+        f"{front.model} at eps {row['eps']:g}: {share_text(own)} hold against FGSM with finite, averaged gradients, "
+        f"{share_text(plain)} without the front end on the same images ({p_text(p)}): {verdict}.{longer}"
     )
 
 
@@ -82,9 +83,9 @@ def _both(fronts: list[Front]) -> Table:
     for front in fronts:
         for row in front.ways["rows"]:
             published, p = row["published"], row["p"]
-            own = (f"{front.model}, eps {row['eps']:g}", published["robust"], _percent(published["gradient_nan"]))
-            twin = (row["plain"]["robust"], p_words(p["plain"])) if "plain" in row else (None, None)
-            smooth = (row["smooth"]["robust"], p_words(p["published"]), row["averaged"]["robust"])
+            own = (f"{front.model}, eps {row['eps']:g}", published["robust"], percent(published["gradient_nan"]))
+            twin = (row["plain"]["robust"], p_text(p["plain"])) if "plain" in row else (None, None)
+            smooth = (row["smooth"]["robust"], p_text(p["published"]), row["averaged"]["robust"])
             rows.append((*own, published["still"], *smooth, *twin))
     caption = "Robust accuracy under FGSM, the same weights through two derivatives."
     return Table(caption, (*columns, averaged, *plain), tuple(rows))
@@ -95,7 +96,7 @@ def _grid(front: Front) -> Grid:
     still = row["published"]["still"]
     caption = (
         f"{front.model}: test images that FGSM at eps {row['eps']:g} moves least through the published derivative; "
-        f"{percent(still)} of {still['n']} are not moved at all. From above: original, published, smooth derivative; "
+        f"{share_text(still)} are not moved at all. From above: original, published, smooth derivative; "
         "with the network's answer. Shown clipped to [0, 1]."
     )
     words = tuple(front.ways["words"])
@@ -139,7 +140,3 @@ def _panels(plan: Plan, front: Front) -> list[Trust]:
 def _untuned(plan: Plan, front: Front) -> Arm:
     """For the figures of the state before fine-tuning."""
     return Arm(front.model, plan.seeds[0], plan.against[0], (), front.before, front.before)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

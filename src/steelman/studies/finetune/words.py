@@ -6,6 +6,7 @@ from typing import Any
 from steelman.attacks import Attack
 from steelman.attacks.fgsm import FGSM
 from steelman.studies.finetune.plan import Plan
+from steelman.wording import p_text, share_text
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def headline(plan: Plan, first: list[Arm]) -> str:
     arm = next(one for one in first if one.against == "FGSM") if _has_fgsm(first) else first[0]
     after = arm.after
     said = f"After fine-tuning {arm.model} on {arm.against} images, "
-    fgsm, pgd = percent(after["fgsm"]), percent(after["pgd"])
+    fgsm, pgd = share_text(after["fgsm"]), share_text(after["pgd"])
     if _learned_the_attack(arm):
         return f"{said}{fgsm} hold against FGSM but only {pgd} against PGD-40: it learned the attack, not the task."
     return f"{said}{fgsm} hold against FGSM and {pgd} against PGD-40, at eps {plan.threat.eps:g}."
@@ -48,19 +49,20 @@ def findings(plan: Plan, first: list[Arm]) -> tuple[str, ...]:
         before, after = arm.before, arm.after
         if arm is next(one for one in first if one.model == arm.model):
             words.append(
-                f"{arm.model} before fine-tuning: {share(before['natural'])} of the test images are right; "
-                f"FGSM at eps {plan.threat.eps:g} leaves {share(before['fgsm'])}, PGD-40 {share(before['pgd'])}."
+                f"{arm.model} before fine-tuning: {share_text(before['natural'])} test images are right; "
+                f"FGSM at eps {plan.threat.eps:g} leaves {share_text(before['fgsm'])}, PGD-40 "
+                f"{share_text(before['pgd'])}."
             )
         said = verdict(arm)
         words.append(
             f"{arm.model} after {len(arm.rows) - 1} epochs on {arm.against} images: natural "
-            f"{percent(after['natural'])}, FGSM {percent(after['fgsm'])}, PGD-40 {percent(after['pgd'])}: {said} "
-            f"(same images, McNemar {p_words(after['p']['pgd'])})."
+            f"{share_text(after['natural'])}, FGSM {share_text(after['fgsm'])}, PGD-40 {share_text(after['pgd'])}: "
+            f"{said} (same images, McNemar {p_text(after['p']['pgd'])})."
         )
         if after["fgsm_images"]["value"] > after["natural"]["value"] and after["p"]["leak"] < 0.01:
             words.append(
-                f"{arm.model} is right on {percent(after['fgsm_images'])} of the FGSM images but on "
-                f"{percent(after['natural'])} of the originals ({p_words(after['p']['leak'])}): the attack's pattern "
+                f"{arm.model} is right on {share_text(after['fgsm_images'])} FGSM images but on "
+                f"{share_text(after['natural'])} originals ({p_text(after['p']['leak'])}): the attack's pattern "
                 "tells it the label. Counted as published, this looks like robustness."
             )
     return tuple(words)
@@ -109,21 +111,6 @@ def table_text(plan: Plan) -> str:
 def eps_text(plan: Plan) -> str:
     """How the figure of accuracy over eps is to be read."""
     return f"At each eps the attack starts anew; {plan.scale.num_pgd} test images at most."
-
-
-def percent(share: dict[str, Any]) -> str:
-    """A share as percent."""
-    return f"{100 * share['value']:.1f} %"
-
-
-def share(share: dict[str, Any]) -> str:
-    """A share with its interval and n."""
-    return f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}] of {share['n']}"
-
-
-def p_words(p: float) -> str:
-    """A p-value in words."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def _has_fgsm(first: list[Arm]) -> bool:

@@ -43,8 +43,3 @@ class Words:
     trusted: list[dict[str, Any]]
     guesses: list[dict[str, Any]]
     corrections: list[dict[str, Any]]
-
-
-def percent(share: dict[str, Any], digits: int = 1) -> str:
-    """A share in words; "none" where there was no case."""
-    return "none" if share["value"] is None else f"{100 * share['value']:.{digits}f} %"

@@ -11,7 +11,8 @@ from steelman.page import Page, Section
 from steelman.runs import environment
 from steelman.stats import Paired
 from steelman.studies.resistance import show_attacks, show_errors, show_held, verdicts
-from steelman.studies.resistance.done import Done, Words, percent
+from steelman.studies.resistance.done import Done, Words
+from steelman.wording import share_text
 
 if TYPE_CHECKING:
     from steelman.studies.resistance import Resistance
@@ -49,7 +50,7 @@ def write_page(study: "Resistance", done: Done, command: str) -> None:
 
 
 def _headline(done: Done, words: Words) -> str:
-    accuracy = f"{done.subject.name} is right on {percent(done.subject.shares['test'])} of the test images. "
+    accuracy = f"{done.subject.name} is right on {share_text(done.subject.shares['test'])} test images. "
     known = {row["score"]: row["auroc"] for row in words.wrong_here}
     if known["distance"] is None:
         return accuracy + f"Of the {len(done.test)} whose resistance was measured none is wrong: nothing to detect."
@@ -71,15 +72,15 @@ def _saturated(done: Done) -> str:
     facts = done.saturation
     if not facts["infinite"]["value"]:
         return f"Attack C on the softmax fails on none of {facts['infinite']['n']} images: no resistance is infinite."
-    fails = f"Attack C on the softmax fails on {percent(facts['infinite'])} of {facts['infinite']['n']} images"
+    fails = f"Attack C on the softmax fails on {share_text(facts['infinite'])} images"
     if facts["median"] is None:
         return f"{fails}, and no reference attack breaks them."
     return (
-        f"{fails}, the “infinite resistance”: {percent(facts['sure_infinite'])} of them start with a confidence of "
-        f"exactly 1.0 in float32 ({percent(facts['sure_finite'])} of the others), {percent(facts['dead_infinite'])} "
-        f"with a gradient of exactly 0; {percent(facts['pulled_infinite'])} fell below 0.9 and were pulled back by the "
-        f"norm. On the margin of the logits {percent(facts['broken'], 2)} of them break (DDN), at a median L2 distance "
-        f"of {facts['median']:.2f}."
+        f"{fails}, the “infinite resistance”: {share_text(facts['sure_infinite'])} start with a confidence of "
+        f"exactly 1.0 in float32 ({share_text(facts['sure_finite'])} of the others), "
+        f"{share_text(facts['dead_infinite'])} with a gradient of exactly 0; {share_text(facts['pulled_infinite'])} "
+        f"fell below 0.9 and were pulled back by the norm. On the margin of the logits "
+        f"{share_text(facts['broken'], 2)} break (DDN), at a median L2 distance of {facts['median']:.2f}."
     )
 
 
@@ -89,9 +90,9 @@ def _second_guess(words: Words) -> str:
     if not attack["n"]:
         return ""
     return (
-        f"The adversarial class of attack C corrects {percent(attack)} of the {attack['n']} wrong images, the class of "
-        f"the second largest logit {percent(plain)} (McNemar p = {rows['C']['p']:.2g}); first and second guess "
-        f"together leave {percent(rows['C']['top2_error'], 2)} wrong."
+        f"The adversarial class of attack C corrects {share_text(attack)} wrong images, the class of "
+        f"the second largest logit {share_text(plain)} (McNemar p = {rows['C']['p']:.2g}); first and second guess "
+        f"together leave {share_text(rows['C']['top2_error'], 2)} wrong."
     )
 
 
@@ -124,7 +125,7 @@ def _discriminated(done: Done) -> list[str]:
     beaten = top["accuracy"]["value"] > constant and paired.p * len(rows) < _LEVEL  # the best of so many
     return [
         f"The best discriminator of {len(rows)}, in hindsight ({best['learner']}, on {best['on']}), has an AUROC of "
-        f"{best['auroc']['value']:.3f} and an accuracy of {percent(best['accuracy'])}; the constant answer "
+        f"{best['auroc']['value']:.3f} and an accuracy of {share_text(best['accuracy'])}; the constant answer "
         f"“right” has {100 * constant:.1f} %"
         + (f", which {top['learner']} on {top['on']} beats." if beaten else ", which none beats beyond chance.")
     ]
@@ -141,8 +142,8 @@ def _detected(done: Done) -> list[str]:
         return []
     drop = max(pairs, key=lambda one: one[0]["value"] - one[1]["value"])
     return [
-        f"Against an attacker who knows the detector it can be worth little: {drop[3]} catches {percent(drop[0])} of "
-        f"the {drop[2]} images as they are, and {percent(drop[1])} of those chosen with the detector in view."
+        f"Against an attacker who knows the detector it can be worth little: {drop[3]} catches {share_text(drop[0])} "
+        f"images of {drop[2]} as they are, and {share_text(drop[1])} chosen with the detector in view."
     ]
 
 

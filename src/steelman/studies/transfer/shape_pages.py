@@ -6,7 +6,8 @@ from steelman.page import Cell, Grid, Item, Section, Table
 from steelman.runs import Run
 from steelman.studies.transfer.plan import Plan
 from steelman.studies.transfer.shape import SHOWN, SIZE
-from steelman.studies.transfer.words import LEVEL, p_text, share_text
+from steelman.studies.transfer.words import LEVEL
+from steelman.wording import p_text, share_text
 
 KIND_WORDS = {"cue-conflict": "texture of another object", "edges": "edges", "silhouettes": "silhouettes"}
 

@@ -5,6 +5,7 @@ from typing import Any
 from steelman.runs import Run
 from steelman.studies.transfer.measure import paired
 from steelman.studies.transfer.plan import Arm, Plan, part_name
+from steelman.wording import p_text, percent, share_text
 
 LEVEL = 0.01  # of McNemar's p, below which a difference is said to be more than chance
 
@@ -20,7 +21,7 @@ def headline(run: Run, plan: Plan, found: Found, guess: float) -> str:
         able = [name for name in found if name not in idle]
         return (
             f"Base B has learned nothing here ({_value(found, 'base', 'natural')}; a guess is right in "
-            f"{_percent_of(guess)}): compare {', '.join(able) if able else 'nothing'} with each other, not with it."
+            f"{percent(guess)}): compare {', '.join(able) if able else 'nothing'} with each other, not with it."
         )
     sure = _sure(run, plan, found)
     who = ", ".join(sure) if sure else "No copy of A's blocks"
@@ -39,7 +40,7 @@ def findings(run: Run, plan: Plan, found: Found, guess: float) -> tuple[str, ...
     words: list[str] = []
     if names := guessing(found, guess):
         words.append(
-            f"{', '.join(names)}: no better than a guess, {_percent_of(guess)}. What an attack takes from a network "
+            f"{', '.join(names)}: no better than a guess, {percent(guess)}. What an attack takes from a network "
             "that has learned nothing says nothing about robustness; more images or epochs are needed "
             "(--scale full)."
         )
@@ -102,8 +103,8 @@ def _best_depth(run: Run, plan: Plan, found: Found) -> list[str]:
     times = f"{pairs} times, the best and the worst being chosen" if pairs > 1 else "one pair"
     ends = "a difference beyond chance" if p < LEVEL else f"so “{best} is best” says nothing"
     words = (
-        f"Of the AnB+, {best} keeps most images under FGSM of A, {_percent(one)}, and {rival} fewest, "
-        f"{_percent(other)}: {100 * gap:.1f} points{in_errors} (McNemar {p_text(p)}, {times}), {ends}."
+        f"Of the AnB+, {best} keeps most images under FGSM of A, {share_text(one)}, and {rival} fewest, "
+        f"{share_text(other)}: {100 * gap:.1f} points{in_errors} (McNemar {p_text(p)}, {times}), {ends}."
     )
     if type(plan.network).__name__ == "MobileNetV2":
         words += " The original's “16 blocks is best”, 26.13 against 25.83 %, is below one standard error (0.57 points)"
@@ -178,21 +179,3 @@ def _verdict(p: float, sure: str, unsure: str) -> str:
 
 def _value(found: Found, name: str, key: str) -> str:
     return share_text(found[name][0][key])
-
-
-def share_text(share: dict[str, Any]) -> str:
-    """A measured share with its interval and n, as a sentence takes it."""
-    return f"{_percent(share)} [{100 * share['low']:.1f}, {100 * share['high']:.1f}] of {share['n']}"
-
-
-def _percent(share: dict[str, Any]) -> str:
-    return _percent_of(share["value"])
-
-
-def p_text(p: float) -> str:
-    """McNemar's p in words."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
-
-
-def _percent_of(value: float) -> str:
-    return f"{100 * value:.1f} %"
