@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 from steelman.errors import RunError
 from steelman.page import Bars, Check, Item, Lines, Page, Panel, Samples, Section, Series, Table, Trust
 from steelman.report import cells, draw_all, figures, palette, pictures, samples, write_report
+from steelman.stats import Share
+from steelman.wording import share_text
 
 SHARE = {"value": 0.9905, "low": 0.9884, "high": 0.9923, "n": 10_000}
 
@@ -321,6 +323,15 @@ def test_configuration_and_environment_are_shown_where_they_exist(tmp_path: Path
     text = write_report(tmp_path).read_text()
     assert "Finetune(preset=&#39;published&#39;)" in text
     assert "<dt>threads</dt><dd>2</dd>" in text
+
+
+def test_interval_and_n_of_a_share_are_set_small_and_nothing_else_is(tmp_path: Path) -> None:
+    share = Share.counted(45, 60)
+    said = share_text(share.to_json())
+    item = Table(f"{said} hold within [0, 1] and [0.3, 0.7) of it; {share}.", ("model",), ())
+    text = write_report(write(tmp_path, item)).read_text()
+    small = [said[said.index("[") :], str(share)[str(share).index("[") :]]
+    assert re.findall(r'<span class="interval">(.*?)</span>', text) == small
 
 
 def test_markup_in_any_text_is_escaped(tmp_path: Path) -> None:
