@@ -305,7 +305,7 @@ def test_the_page_is_one_well_formed_file_that_asks_no_network(tmp_path: Path) -
     assert policy is not None
     assert policy.startswith("default-src 'none'")
     assert sorted(one.name for one in (tmp_path / "figures").iterdir()) == ["bars.svg", "curve.svg", "sheet.png"]
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_report_is_the_same_every_time(tmp_path: Path) -> None:
@@ -465,4 +465,4 @@ def test_a_report_that_cannot_be_written_leaves_nothing_half_done(tmp_path: Path
     (tmp_path / "report.html" / "in the way").mkdir(parents=True)
     with pytest.raises(RunError, match=r"cannot write .*report\.html.*Make room"):
         write_report(tmp_path)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))

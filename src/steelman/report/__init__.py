@@ -1,12 +1,12 @@
 """Reports: one self-contained HTML page a run, and its figures as files; reads what a run wrote and no model."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from steelman.errors import RunError
+from steelman.files import replacing
 from steelman.page import Bars, Grid, Lines, Matrix, Page, Samples, Table, Trust
 from steelman.report import figures, grids, html, matrix, paper, samples
 
@@ -115,16 +115,5 @@ def _environment(path: Path) -> Mapping[str, object]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as (draft,):
         draft.write_bytes(content)
-        draft.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path} ({error.strerror}). Make room or give a directory you may write."
-        ) from None
-    finally:
-        if draft.exists():
-            draft.unlink()
