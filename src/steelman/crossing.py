@@ -161,7 +161,7 @@ def headline(items: Sequence[Matrix]) -> str:
     cell, item, source, target = (pairs or cells)[falls.index(max(falls))]
     does = f"{_attack(item)} carries over best, from" if pairs else f"Of saved images those of {_attack(item)} do most,"
     before = share_text(_natural(item, target))
-    return f"{does} {source} to {target}: of {before} right without attack, {share_text(cell)} are left."
+    return f"{does} {source} to {target}: {before} are right without attack, {share_text(cell)} under it."
 
 
 def finding(item: Matrix) -> str:

@@ -79,7 +79,10 @@ class Curve:
         """
         if eps > reach(self.threat.eps):
             raise UsageError(f"robust accuracy at eps {eps:g}, but searched was up to {self.threat.eps:g} only.")
-        return Share.of(self.right & ~(self.distance <= reach(eps)))
+        return Share.of(self.right & ~self._broken_within(eps))
+
+    def _broken_within(self, eps: float) -> Mask:
+        return (self.distance <= reach(eps)) & self.distance.isfinite()
 
     def quantile(self, share: float) -> float:
         """The least radius within which at least this share of the right images break; inf where that is beyond all.
@@ -103,13 +106,13 @@ class Curve:
         """Whether the searches of the curve broke, within the eps of a strike, what held there."""
         eps = outcome.threat.eps
         held = outcome.right & ~outcome.broken
-        more = int((held & (self.distance <= reach(eps))).sum())
+        more = int((held & self._broken_within(eps)).sum())
         fails = more > 0.01 * len(held)
         words = (
             f"Within {eps:g} the curve's searches break {more} of {int(held.sum())} images that held against "
             f"{outcome.attack!r}: in all {self.robust(eps)} hold."
         )
-        remedy = f"Report the curve's point at {eps:g}, and choose a stronger attack." if fails else ""
+        remedy = "Report that share, and choose a stronger attack." if fails else ""
         return Check("curve", "fail" if fails else "ok", str(more), words, remedy)
 
     def to_json(self) -> dict[str, Any]:

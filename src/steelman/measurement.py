@@ -24,7 +24,7 @@ from steelman.loading import is_run, load
 from steelman.models.factory import check_fit
 from steelman.models.weights import add_weights
 from steelman.page import Trust
-from steelman.progress import Progress, silent
+from steelman.progress import Progress, joined, silent
 from steelman.random_models import random_accuracies
 from steelman.repair import Repair, repair
 from steelman.runs import Run
@@ -230,15 +230,15 @@ def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | Non
     points = _curve(prepared, Subject(name, model), outcome, progress) if spec.curve else None
     repaired = None
     if spec.repair:
-        saying = _saying(progress, f"{words}, with repaired gradients")
+        saying = _saying(progress, f"{words}, with repaired gradients", spec.attack)
         options: dict[str, Any] = {"target": outcome.target, "generator": _generator(prepared), "progress": saying}
         repaired = repair(model, data, outcome, **options)
     progress(0, 1, f"checking what can be trusted of {name}")
     trust = examine(model, data, outcome, subject=f"{words} within {spec.ball!r}")
-    more = tuple(part.check() for part in (repaired, struck.bracket) if part is not None)
-    more += () if points is None else (points.check(outcome),)
-    trust = replace(trust, checks=(*trust.checks, *more))
     drawn = random_accuracies(model, data, outcome, generator=_generator(prepared))
+    more = [part.check() for part in (repaired, struck.bracket) if part is not None]
+    more += [points.check(outcome)] if points is not None and drawn is None else []  # random models break by chance
+    trust = replace(trust, checks=(*trust.checks, *more))
     progress(1, 1, f"checking what can be trusted of {name}")
     return Measured(name, outcome, trust, points, struck.bracket, struck.shielded, repaired, drawn)
 
@@ -259,7 +259,7 @@ def _struck(prepared: Prepared, index: int, progress: Progress, words: str, run:
     if spec.certifier is not None:
         keeping: dict[str, Any] = {"run": run, "name": f"outcome-{index}", "radii": spec.curve, "progress": progress}
         return _Struck(model, *bracketed(model, data, spec.certifier, spec.attack, spec.ball, **keeping, **options))
-    options["progress"] = _saying(progress, words)
+    options["progress"] = _saying(progress, words, spec.attack)
     kept = None if run is None else run.path / "examples" / f"outcome-{index}"
     if spec.shield is not None:
         shielded = strike_shielded(model, spec.shield, data, spec.attack, spec.ball, kept=kept, **options)
@@ -356,12 +356,12 @@ def _short(runs: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else list(runs)
 
 
-def _saying(progress: Progress, instead: str) -> Progress:
+def _saying(progress: Progress, instead: str, attack: Attack | None = None) -> Progress:
     """The same progress under other words, and the stage that the work is in."""
 
     def say(done: int, total: int, words: str) -> None:
-        stage = words.partition(": ")[2]
-        progress(done, total, f"{instead}: {stage}" if stage else instead)
+        stage = words if attack is None else words.removeprefix(repr(attack)).removeprefix(": ")
+        progress(done, total, joined(instead, stage))
 
     return say
 

@@ -22,11 +22,13 @@ def silent(done: int, total: int, words: str) -> None:
 
 
 def between(progress: Progress, start: int, end: int, total: int, words: str) -> Progress:
-    """The progress of work that takes a whole from `start` to `end` of `total`, told with what it says of itself."""
+    """The progress of work that takes a whole from `start` to `end` of `total`; it never goes back."""
+    told = start
 
     def report(done: int, of: int, inner: str) -> None:
-        told = f"{words}: {inner}" if inner else words
-        progress(start + (end - start) * done // max(of, 1), total, told)
+        nonlocal told
+        told = max(told, start + (end - start) * done // max(of, 1))
+        progress(told, total, joined(words, inner))
 
     return report
 
@@ -52,9 +54,14 @@ class Stages:
 
         def report(done: int, total: int, inner: str) -> None:
             self.told = max(self.told, base * _FINE + weight * _FINE * done // max(total, 1))
-            self.progress(self.told, self.total * _FINE, f"{words}: {inner}" if inner else words)
+            self.progress(self.told, self.total * _FINE, joined(words, inner))
 
         return report
+
+
+def joined(*words: str) -> str:
+    """Words about the whole and about a stage of it; those that are empty are left out."""
+    return ": ".join(filter(None, words))
 
 
 _FINE = 1000  # steps a piece

@@ -66,11 +66,11 @@ class Trained:
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     finished: bool = True
+    val_seen: bool = False  # trained on val, too, here or in the run that it began from
 
     def notes(self, split: str) -> list[str]:
         """What a reader of numbers on this split has to know of the training; the network's name comes before it."""
-        seen = self.training.recipe is not None and self.training.recipe.with_val and split == "val"
-        said = ["was trained on val as well: it has seen these images"] if seen else []
+        said = ["was trained on val as well: it has seen these images"] if self.val_seen and split == "val" else []
         return said if self.finished else [*said, "is of a training that was stopped: the weights of so far"]
 
 
@@ -107,8 +107,10 @@ def train(
     generator = torch.Generator().manual_seed(training.seed)
     model = training.architecture(splits.train.shape, len(splits.train.classes), generator)
     digest = splits.digest
+    seen = training.recipe is not None and training.recipe.with_val
     if training.start is not None:
-        weights = Run.existing(_start(training.start, out)).file("weights.safetensors")
+        begun = Run.existing(_start(training.start, out))
+        weights, seen = begun.file("weights.safetensors"), seen or _has_seen_val(begun, training)
         if training.blocks is None:
             load_weights(model, weights)
         else:
@@ -119,7 +121,8 @@ def train(
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     with Run.open(path, repr(training), digest, command=command, need=DISK_SPACE + _COPIES * size) as run:
         if not run.finished:
-            _compute(run, training, splits, model.to(device), generator, progress, on_epoch)
+            options = {"val_seen": seen, "on_epoch": on_epoch}
+            _compute(run, training, splits, model.to(device), generator, progress, **options)
     return run
 
 
@@ -141,7 +144,8 @@ def load_run(path: Path) -> Trained:
     blank = training.architecture.blank()
     model = blank((channels, height, width), len(classes), torch.Generator().manual_seed(0))
     load_weights(model, run.file("weights.safetensors"))
-    return Trained(model.eval(), training, (channels, height, width), classes, run.finished)
+    seen = bool(about.get("val_seen", False))
+    return Trained(model.eval(), training, (channels, height, width), classes, run.finished, seen)
 
 
 def _start(start: str, out: Path | None) -> Path:
@@ -153,6 +157,12 @@ def _start(start: str, out: Path | None) -> Path:
     return Path(start)
 
 
+def _has_seen_val(begun: Run, training: Training) -> bool:
+    """Whether the weights to start from were trained on these data's val."""
+    before: Training = spec.parse(begun.spec_text, "training")
+    return before.data == training.data and bool(begun.read_json("model").get("val_seen", False))
+
+
 def _compute(
     run: Run,
     training: Training,
@@ -160,6 +170,8 @@ def _compute(
     model: nn.Module,
     generator: torch.Generator,
     progress: Progress,
+    *,
+    val_seen: bool,
     on_epoch: OnEpoch | None,
 ) -> None:
     test, splits = splits.test, splits._replace(train=splits.train.first(training.num))
@@ -168,7 +180,8 @@ def _compute(
         "architecture": repr(training.architecture),
         "shape": test.shape,
         "classes": test.classes,
-        "notes": (*test.notes, *(("val was trained on as well",) if recipe.with_val else ())),
+        "notes": (*test.notes, *(("val was trained on as well",) if val_seen else ())),
+        "val_seen": val_seen,
     }
     run.write_json("model", about)
     fit(model, splits, recipe, generator=generator, run=run, progress=progress, on_epoch=on_epoch)

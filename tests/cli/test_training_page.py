@@ -29,7 +29,7 @@ ABOUT = {"architecture": "FastCNN()", "shape": [1, 28, 28], "classes": ["a", "b"
 def test_a_guard_that_had_nothing_to_do_says_what_it_saw():
     words = guard_words([CALM], 10)
     assert words.startswith(
-        "The guard saw no collapse; at the end 80.0 % of its val images hold against one step, 75.0 %"
+        "The guard saw no collapse; at the end, on val images, 80.0 % hold against one step, 75.0 % against"
     )
 
 
@@ -48,7 +48,7 @@ def test_where_the_log_says_of_how_many_images_shares_come_with_their_interval()
     rows = [{**row, "val_n": 1000, "watched": 500} for row in (CALM, SAVED)]
     words = guard_words(rows, 10)
     low, high = (100 * end for end in binomtest(400, 500).proportion_ci())
-    assert f"80.0 % [{low:.1f}, {high:.1f}] of 500 val images hold against one step" in words
+    assert f"on val images, 80.0 % [{low:.1f}, {high:.1f}] of 500 hold against one step" in words
     page = training_page({**FACTS, "guard": words}, rows, ABOUT)
     drawn = [item for section in page.sections for item in section.items if isinstance(item, Lines)]
     accuracy, one_step = drawn[0].panels[0].series[0], drawn[-1].panels[0].series[0]

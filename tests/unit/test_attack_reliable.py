@@ -6,12 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from steelman.attacks.apgd import APGD
 from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.bisect import Bisect
+from steelman.attacks.boundary import Boundary
+from steelman.attacks.carlini_wagner import CarliniWagner
 from steelman.attacks.climb import climb, step_sizes
+from steelman.attacks.fab import FAB
 from steelman.attacks.found import improved
+from steelman.attacks.multi_targeted import MultiTargeted
 from steelman.attacks.pgd import PGD
 from steelman.attacks.problem import Problem
 from steelman.attacks.reliable import Reliable, likeliest
+from steelman.attacks.square import Square
 from steelman.errors import UsageError
 from steelman.evaluate import strike
 from steelman.threats import L2, Linf
@@ -218,15 +225,29 @@ def test_a_random_search_goes_on_from_the_best_images_of_the_likeliest():
     assert (whole.score[searched] > short.score[searched]).float().mean() > 0.5
 
 
-def test_progress_of_a_single_chunk_is_told_all_along_and_never_goes_back():
+LONG = (
+    Reliable(polish=200),
+    AutoAttack(steps=20, queries=100),
+    APGD(steps=30),
+    FAB(steps=20, targets=3),
+    Square(queries=40, restarts=2),
+    MultiTargeted(steps=10, targets=3),
+    PGD(steps=20),
+    Bisect(),
+    Boundary(steps=30),
+    CarliniWagner(),
+)
+
+
+@pytest.mark.parametrize("attack", LONG, ids=repr)
+def test_progress_of_a_single_chunk_is_told_all_along_and_never_goes_back(attack):
     model = net()
     x, y = task(model, n=40, wrong=0)
     told: list[tuple[int, int, str]] = []
-    for attack in (Reliable(polish=200, audit=0), AutoAttack(steps=20, queries=100)):
-        told.clear()
-        attack.run(model, x, y, Linf(0.03), generator=seeded(), progress=lambda *words: told.append(words))
-        shares = [done / total for done, total, _ in told]
-        assert shares == sorted(shares)
-        assert told[-1] == (40, 40, repr(attack))
-        assert len({share for share in shares if share < 0.9}) > 10
-        assert all(words.startswith(repr(attack)) for _, _, words in told)
+    threat = L2(0.1) if "L2" in attack.norms else Linf(0.03)
+    attack.run(model, x, y, threat, generator=seeded(), progress=lambda *words: told.append(words))
+    shares = [done / total for done, total, _ in told]
+    assert shares == sorted(shares)
+    assert told[-1] == (40, 40, repr(attack))
+    assert len(set(shares)) > 8
+    assert all(words.startswith(repr(attack)) for _, _, words in told)

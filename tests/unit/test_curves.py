@@ -241,6 +241,15 @@ def test_what_the_curve_breaks_within_the_eps_of_a_weak_attack_is_said(plane, im
     assert (said.verdict, said.value, said.remedy) == ("ok", "0", "")
 
 
+def test_what_nothing_breaks_holds_however_far(plane, images, monkeypatch):
+    """Of a search without limit that finds nothing, all right images hold."""
+    monkeypatch.setattr(FMN, "search", blind)
+    endless = strike(plane, images, FMN(), L2(math.inf), closest=True)
+    found = curve(plane, images, L2(math.inf), (1e-6,), nearest=FMN(), check=Noise(tries=1))
+    assert found.robust(math.inf).value == (N - 4) / N
+    assert found.check(endless).verdict == "ok"
+
+
 def test_progress_never_goes_back_and_ends_at_the_whole(plane, images):
     told = []
     curve(

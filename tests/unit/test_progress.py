@@ -33,4 +33,6 @@ def test_work_inside_a_whole_is_told_with_what_it_says_of_itself() -> None:
     inner = between(lambda *words: told.append(words), 20, 60, 100, "PGD()")
     assert list(counted(inner, 4, first=1)) == [1, 2, 3, 4]
     inner(1, 1, "done")
+    inner(0, 2, "")  # a second loop does not go back
+    assert told.pop() == (60, 100, "PGD()")
     assert told == [(20 + 10 * i, 100, "PGD()") for i in range(4)] + [(60, 100, "PGD(): done")]

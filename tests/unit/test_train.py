@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from steelman import fitting
 from steelman import train as training_module
 from steelman.attacks.fgsm import FGSM
 from steelman.data import Data, Splits
+from steelman.data.arrays import Arrays
 from steelman.data.digits import Digits
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.standard import Standard
@@ -339,6 +341,14 @@ def test_a_run_that_saw_val_says_so(tmp_path):
     assert run.read_json("model")["notes"] == ["val was trained on as well"]
     asked = Measurement(FGSM(), Linf(0.1), runs=(str(run.path),), split="val", num=5)
     assert prepare(asked).notes == ("run was trained on val as well: it has seen these images",)
+    begun = Training(Linear1(width=4), Digits(), Recipe(epochs=1), start=str(tmp_path / "run"))
+    on = train(begun, tmp_path / "on")
+    assert on.read_json("model")["notes"] == ["val was trained on as well"]
+    assert load_run(on.path).notes("val") == ["was trained on val as well: it has seen these images"]
+    few = Digits().splits().train.first(60)
+    np.savez(tmp_path / "few.npz", images=few.images.numpy(), labels=few.labels.numpy())
+    other = train(dataclasses.replace(begun, data=Arrays(str(tmp_path / "few.npz"))), tmp_path / "other")
+    assert load_run(other.path).notes("val") == []  # other images
     assert prepare(dataclasses.replace(asked, split="test")).notes == ()
 
 

@@ -13,7 +13,7 @@ from steelman.attacks import Attack, Problem
 from steelman.attacks.multi_targeted import Order, runs
 from steelman.errors import UsageError
 from steelman.losses import LossName
-from steelman.progress import counted
+from steelman.progress import Stages, counted
 from steelman.threats import L1, Ball
 from steelman.types import Images, Labels, Mask, PerExample
 
@@ -63,7 +63,9 @@ class APGD(Attack):
     def search(self, problem: Problem) -> None:  # noqa: D102
         for rest, _, toward, _ in runs(problem, self.targets, self.restarts, self.order):
             x, drawn = self._start(rest), self.random_start and self._warms_up(rest.threat)
+            stages = Stages(rest.progress, len(self._phases(rest.threat)))
             for ball, steps in self._phases(rest.threat):
+                rest.progress = stages.stage("")
                 climb = self._climb(rest, ball, ball.project(x, rest.x), toward, steps, drawn)
                 if rest.done:
                     break

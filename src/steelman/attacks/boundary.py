@@ -45,6 +45,7 @@ class Boundary(Nearest):
     def search(self, problem: Problem) -> None:  # noqa: D102
         start, found = find_start(problem, self.tries)
         with problem.part(found.nonzero().squeeze(1)) as rest:
+            rest.progress = problem.progress
             if not rest.done:
                 self.walk(rest, approach(rest, start[found], _HALVINGS))
 

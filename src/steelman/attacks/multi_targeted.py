@@ -10,7 +10,7 @@ from torch import Tensor
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.losses import LOSSES, Loss, LossName, difference
-from steelman.progress import between
+from steelman.progress import Stages, counted
 from steelman.types import Labels
 
 Order: TypeAlias = Literal["logits", "malt"]
@@ -37,15 +37,16 @@ def runs(problem: Problem, targets: int, restarts: int, order: Order) -> Iterato
     towards: list[Tensor] | list[None] = [None]
     if targets and problem.target is None and not problem.done:
         towards = list(likeliest(problem, targets, order))
+    total = len(towards) * restarts
+    stages = Stages(problem.progress, total)
     for place, toward in enumerate(towards):
         for restart in range(restarts):
             if problem.done:
                 return
-            done, total = place * restarts + restart, len(towards) * restarts
-            problem.progress(done, total, f"run {done + 1} of {total}")
             rows = problem.active.nonzero().squeeze(1)
             with problem.part(rows) as rest:
-                rest.progress = between(problem.progress, done, done + 1, total, f"run {done + 1} of {total}")
+                number = place * restarts + restart + 1
+                rest.progress = stages.stage(f"run {number} of {total}" if total > 1 else "")
                 yield Run(rest, rows, None if toward is None else toward[rows], restart)
 
 
@@ -110,7 +111,7 @@ class MultiTargeted(Attack):
         for rest, _, toward, _ in runs(problem, self.targets, self.restarts, self.order):
             threat, clean = rest.threat, rest.x
             x = threat.sample(clean, rest.generator) if self.random_start else clean
-            for _ in range(self.steps):
+            for _ in counted(rest.progress, self.steps):
                 if rest.done:
                     break
                 _, grad = rest.value_and_grad(x, loss, toward=toward, coarse=True)

@@ -6,6 +6,7 @@ from typing import ClassVar
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +40,7 @@ class PGD(Attack):
         step = (min(1.0, 2.5 / self.steps) if self.step_size is None else self.step_size) * threat.reach(clean)
         for _ in range(self.restarts):
             x = threat.sample(clean, problem.generator) if self.random_start else clean
-            for _ in range(self.steps):
+            for _ in counted(problem.progress, self.steps):
                 if problem.done:
                     return
                 _, grad = problem.value_and_grad(x, self.loss, coarse=True)

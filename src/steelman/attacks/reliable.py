@@ -31,6 +31,7 @@ CYCLE: tuple[Run, ...] = (("cross_entropy", True), ("margin", False), ("margin",
 WINDOWS = 0.1  # share of the image that the random search's first windows cover
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
+_WEIGHTS = (8, 2, 2)  # of the search, the audit and what may follow it, in the progress
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
 
 
@@ -134,19 +135,24 @@ class Reliable(Attack):
         proven = certified(model, x, y, threat)
         open_rows = (~proven).nonzero().squeeze(1)
         aim = None if target is None else target[open_rows]
-        options: dict[str, Any] = {"closest": closest, "generator": generator, "progress": progress}
-        attacked = super().run(model, x[open_rows], y[open_rows], threat, target=aim, **options)
+        options: dict[str, Any] = {"closest": closest, "generator": generator}
+        stages = Stages(progress, sum(_WEIGHTS))
+        told = stages.stage("", _WEIGHTS[0])
+        attacked = super().run(model, x[open_rows], y[open_rows], threat, target=aim, progress=told, **options)
         found = spread(attacked, open_rows, x, proven)
         held = (~found.success & ~proven).nonzero().squeeze(1)
         chosen = held[torch.randperm(len(held), generator=generator, device=held.device)]
-        for rows in (chosen[: self.audit], chosen[self.audit :]):
+        for rows, weight in zip((chosen[: self.audit], chosen[self.audit :]), _WEIGHTS[1:], strict=True):
             if len(rows) == 0:
                 break
             aim = None if target is None else target[rows]
-            more = replace(FULL, samples=self.samples).run(model, x[rows], y[rows], threat, target=aim, **options)
+            told = stages.stage(f"{self!r}: audit", weight)
+            full = replace(FULL, samples=self.samples)
+            more = full.run(model, x[rows], y[rows], threat, target=aim, progress=told, **options)
             found = improved(found, rows, more)
             if not more.success.any():
                 break
+        progress(len(x), len(x), repr(self))
         return found
 
     def cost(self) -> str:  # noqa: D102

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
+from steelman.progress import Stages
 from steelman.threats import L1, L2, Ball, Linf
 from steelman.types import Images, Mask, PerExample
 from steelman.windows import Windows, windows
@@ -53,13 +54,15 @@ class Square(Attack):
             raise UsageError(f"{self!r}: expected at least one query and one restart, and p_init in (0, 1].")
 
     def search(self, problem: Problem) -> None:  # noqa: D102
+        stages = Stages(problem.progress, self.restarts)
         for _ in range(self.restarts):
             if problem.done:
                 return
+            told = stages.stage("")
             rows, query, walk = problem.active.nonzero().squeeze(1), 0, None
             while query < self.queries and len(rows):
                 with problem.part(rows) as rest:
-                    rest.progress = problem.progress
+                    rest.progress = told
                     walk = walk or _WALKS[type(rest.threat)](rest, rows, len(problem.x))
                     query = self._walk_on(rest, walk, query)
                     keep = rest.active

@@ -48,7 +48,9 @@ def kept(
     facts |= {"plan": chosen["words"], "words": _words(facts)}
     page = Page.load(out / "evaluation" / "results" / "page.json")
     if page.rerun != command:
-        _rewrite(out / "evaluation", facts, _renamed(page, dict(zip(given, ("before", "after"), strict=True))), command)
+        if page.title != _title(facts):
+            page = _renamed(page, dict(zip(given, ("before", "after"), strict=True)))
+        _rewrite(out / "evaluation", facts, page, command)
     return facts
 
 
@@ -79,6 +81,10 @@ def _words(facts: dict[str, Any]) -> str:
     return f"{moved}, {cost}, on the same images within {facts['threat']}."
 
 
+def _title(facts: dict[str, Any]) -> str:
+    return f"Hardening within {facts['threat']}"
+
+
 def _renamed(page: Page, names: dict[str, str]) -> Page:
     """The page with the trust panels and sheets of the two networks under their new names."""
 
@@ -103,7 +109,7 @@ def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) 
     sheets = [section for section in page.sections if section.title == "Images"]
     fresh = dataclasses.replace(
         fresh,
-        title=f"Hardening within {facts['threat']}",
+        title=_title(facts),
         question="What does the classifier gain, and what does that cost?",
         headline=facts["words"],
         findings=(f"Trained on by {facts['plan']}.", *fresh.findings),

@@ -60,7 +60,7 @@ def guard_words(rows: list[dict[str, Any]], classes: int) -> str:
     last = seen[-1]
     guesses = ", no more than a guess gets right" if last["robust"] <= 1 / classes else ""
     end = (
-        f"at the end {_told(last, 'one_step')} val images hold against one step, {_told(last, 'robust')} "
+        f"at the end, on val images, {_told(last, 'one_step')} hold against one step, {_told(last, 'robust')} "
         f"against its probe{guesses}."
     )
     back = [(row["epoch"], look) for row in seen for look in row["rollbacks"]]
@@ -88,6 +88,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         Lines("val-accuracy", "Accuracy on val", "epoch", "accuracy", (Panel("", (accuracy,)),)),
         Lines("train-loss", "Training loss", "epoch", "loss", (Panel("", (loss,)),), percent=False),
     )
+    said = (_COURSE,) if accuracy.low else ()
     early = ("It stopped early: val accuracy rose no more.",) if facts["stopped_early"] else ()
     guard = (facts["guard"],) if facts["guard"] else ()
     return Page(
@@ -95,7 +96,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         question="How did the training go, and how good is the network on images it has not seen?",
         headline=f"{Share.from_json(facts['natural'])} of the test images are classified correctly.",
         findings=(*early, *guard, *facts["notes"]),
-        sections=(Section("Result", (), (table,)), Section("Course", (_COURSE,), (*curves, *_guard_lines(rows)))),
+        sections=(Section("Result", (), (table,)), Section("Course", said, (*curves, *_guard_lines(rows)))),
         rerun=facts["command"],
         facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
     )
@@ -123,7 +124,7 @@ def _over_epochs(label: str, role: Role, rows: list[dict[str, Any]], key: str, n
 
 def _told(row: dict[str, Any], key: str) -> str:
     n = row.get("watched")
-    return f"{percent(row[key])} of its" if n is None else share_text(Share.counted(round(row[key] * n), n).to_json())
+    return percent(row[key]) if n is None else share_text(Share.counted(round(row[key] * n), n).to_json())
 
 
 def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str) -> Page:

@@ -19,7 +19,7 @@ from steelman.report.pictures import data_uri
 _ORDER = ("ok", "info", "warn", "fail")  # as Trust.verdict
 _WORDS = {"ok": "OK", "info": "Info", "warn": "Warn", "fail": "Fail"}
 _CODE = re.compile(r"`([^`]+)`")
-_INTERVAL = re.compile(r"\[\d+\.\d+, \d+\.\d+\](?:(?:, n =| of) \d+)?")  # as wording.share_text and Share say it
+_INTERVAL = re.compile(r"(<code>.*?</code>)|\[\d+\.\d+, \d+\.\d+\](?:, n =| of) \d+")  # code, or what a share says
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def _pictures(item: Samples, sheet: samples.Sheet) -> tuple[Picture, ...]:
 def _prose(text: str) -> Markup:
     """Escaped text in which `backticks` mark code; the interval and n of a share are set small."""
     marked = _CODE.sub(r"<code>\1</code>", str(escape(text.replace(" %", "\u00a0%"))))
-    return Markup(_INTERVAL.sub(r'<span class="interval">\g<0></span>', marked))
+    small = '<span class="interval">{}</span>'.format
+    return Markup(_INTERVAL.sub(lambda found: found[0] if found[1] else small(found[0]), marked))
 
 
 def _name(text: str, breaks: str = "(") -> Markup:

@@ -110,7 +110,7 @@ def readable_headline(rows: dict[str, Any], classes: int) -> str:
     if rows[best]["right"]["low"] > 0.5:
         return f"Yes, those of the {NAMES[best]} net: another net reads the target in most of them alone: {told}."
     chance = f"chance is {100 / classes:.3g} %"
-    return f"Hardly: another net reads the target class alone in {told} of the perturbations; {chance}."
+    return f"Hardly: in the perturbations alone another net reads the target class in {told}; {chance}."
 
 
 def _label(name: str) -> str:

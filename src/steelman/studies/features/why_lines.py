@@ -21,7 +21,7 @@ from steelman.studies.features.plan import Plan
 from steelman.studies.features.questions import Answer, Question
 from steelman.threats.groups import Groups
 from steelman.threats.perturbations.lines import Lines as Stripes
-from steelman.wording import percent, share_text
+from steelman.wording import p_text, percent, share_text
 
 LAYOUTS = ((5, 2.0), (7, 1.0))  # lines and their width: those of the vertical and of the horizontal group
 ANGLES = tuple(range(0, 180, 15))
@@ -130,7 +130,7 @@ def _findings(crossed: dict[str, Any]) -> tuple[str, ...]:
             flat, upright, p = cells[f"0-{count}"], cells[f"90-{count}"], cells[f"p-{count}"]
             words.append(
                 f"{name}, {count} lines of {width:g} px: horizontal {share_text(flat)}, vertical {share_text(upright)} "
-                f"(McNemar p = {p:.2g})."
+                f"(McNemar {p_text(p)})."
             )
         turn, thin = 100 * orientation_effect(cells), 100 * layout_effect(cells)
         words.append(

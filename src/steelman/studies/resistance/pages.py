@@ -12,7 +12,7 @@ from steelman.runs import environment
 from steelman.stats import Paired
 from steelman.studies.resistance import show_attacks, show_errors, show_held, verdicts
 from steelman.studies.resistance.done import Done, Words
-from steelman.wording import share_text
+from steelman.wording import p_text, share_text
 
 if TYPE_CHECKING:
     from steelman.studies.resistance import Resistance
@@ -77,7 +77,7 @@ def _saturated(done: Done) -> str:
         return f"{fails}, and no reference attack breaks them."
     return (
         f"{fails}, the “infinite resistance”: {share_text(facts['sure_infinite'])} start with a confidence of "
-        f"exactly 1.0 in float32 ({share_text(facts['sure_finite'])} of the others), "
+        f"exactly 1.0 in float32 (of the others {share_text(facts['sure_finite'])}), "
         f"{share_text(facts['dead_infinite'])} with a gradient of exactly 0; {share_text(facts['pulled_infinite'])} "
         f"fell below 0.9 and were pulled back by the norm. On the margin of the logits "
         f"{share_text(facts['broken'], 2)} break (DDN), at a median L2 distance of {facts['median']:.2f}."
@@ -91,7 +91,7 @@ def _second_guess(words: Words) -> str:
         return ""
     return (
         f"The adversarial class of attack C corrects {share_text(attack)} wrong images, the class of "
-        f"the second largest logit {share_text(plain)} (McNemar p = {rows['C']['p']:.2g}); first and second guess "
+        f"the second largest logit {share_text(plain)} (McNemar {p_text(rows['C']['p'])}); first and second guess "
         f"together leave {share_text(rows['C']['top2_error'], 2)} wrong."
     )
 
@@ -106,7 +106,7 @@ def _thresholds(words: Words) -> list[str]:
     gain = gain if row["p"] < _LEVEL or chosen >= nothing else "is not told apart from leaving it"
     return [
         f"Taking the second guess below a threshold of {row['measure']}, both chosen on val, {gain}: {chosen} errors "
-        f"instead of {nothing} in {n} images (McNemar p = {row['p']:.2g}; {best} at the best threshold in hindsight)."
+        f"instead of {nothing} in {n} images (McNemar {p_text(row['p'])}; {best} at the best threshold in hindsight)."
     ]
 
 

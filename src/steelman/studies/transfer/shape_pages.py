@@ -39,7 +39,7 @@ def findings(run: Run) -> tuple[str, ...]:
     if not found["left_out"] and found["a"]:
         bias = found["a"]["cue-conflict"]["bias"]
         words.append(
-            f"Where shape and texture disagree, A decides for the shape in {share_text(bias)} of the pictures that it "
+            f"Where shape and texture disagree, A decides for the shape in {share_text(bias)} pictures that it "
             "gives either name."
         )
     if not found["left_out"] and found["paired"]:
