@@ -121,8 +121,8 @@ def train(
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     with Run.open(path, repr(training), digest, command=command, need=DISK_SPACE + _COPIES * size) as run:
         if not run.finished:
-            options = {"val_seen": seen, "on_epoch": on_epoch}
-            _compute(run, training, splits, model.to(device), generator, progress, **options)
+            model.to(device)
+            _compute(run, training, splits, model, generator, progress, val_seen=seen, on_epoch=on_epoch)
     return run
 
 
