@@ -17,7 +17,7 @@ from steelman.bounds import interval_margins
 from steelman.engine import generator_for, guarded, micro_batch
 from steelman.errors import UsageError
 from steelman.losses import LossName
-from steelman.progress import Progress, Stages, silent
+from steelman.progress import Progress, Stages, between, silent
 from steelman.surrogates import Repaired
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
@@ -31,7 +31,7 @@ CYCLE: tuple[Run, ...] = (("cross_entropy", True), ("margin", False), ("margin",
 WINDOWS = 0.1  # share of the image that the random search's first windows cover
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
-_WEIGHTS = (8, 2, 2)  # of the search, the audit and what may follow it, in the progress
+_WEIGHTS = (8, 2)  # of the search and the audit, in the progress
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
 
 
@@ -142,11 +142,12 @@ class Reliable(Attack):
         found = spread(attacked, open_rows, x, proven)
         held = (~found.success & ~proven).nonzero().squeeze(1)
         chosen = held[torch.randperm(len(held), generator=generator, device=held.device)]
-        for rows, weight in zip((chosen[: self.audit], chosen[self.audit :]), _WEIGHTS[1:], strict=True):
+        rest = between(progress, 0, len(x), len(x), f"{self!r}: all that is left, for the audit broke one")
+        parts = (chosen[: self.audit], stages.stage(f"{self!r}: audit", _WEIGHTS[1])), (chosen[self.audit :], rest)
+        for rows, told in parts:
             if len(rows) == 0:
                 break
             aim = None if target is None else target[rows]
-            told = stages.stage(f"{self!r}: audit", weight)
             full = replace(FULL, samples=self.samples)
             more = full.run(model, x[rows], y[rows], threat, target=aim, progress=told, **options)
             found = improved(found, rows, more)
