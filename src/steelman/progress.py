@@ -41,22 +41,15 @@ def counted(progress: Progress, total: int, *, first: int = 0) -> Iterator[int]:
 
 
 class Stages:
-    """Progress of work in stages: each gets its share of one whole, which never goes back."""
+    """Progress of work in stages, one after the other: each gets its share of one whole, which never goes back."""
 
     def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total = progress, total
-        self.begun = self.told = 0
+        self.progress, self.total, self.begun = progress, total, 0
 
     def stage(self, words: str, weight: int = 1) -> Progress:
         """The progress of the next stage, which is `weight` of the `total` pieces; what comes before it is done."""
-        base = self.begun
-        self.begun += weight
-
-        def report(done: int, total: int, inner: str) -> None:
-            self.told = max(self.told, base * _FINE + weight * _FINE * done // max(total, 1))
-            self.progress(self.told, self.total * _FINE, joined(words, inner))
-
-        return report
+        start, self.begun = self.begun, self.begun + weight
+        return between(self.progress, start * _FINE, self.begun * _FINE, self.total * _FINE, words)
 
 
 def joined(*words: str) -> str:

@@ -107,7 +107,7 @@ def train(
     generator = torch.Generator().manual_seed(training.seed)
     model = training.architecture(splits.train.shape, len(splits.train.classes), generator)
     digest = splits.digest
-    seen = training.recipe is not None and training.recipe.with_val
+    seen = _takes_val(training)
     if training.start is not None:
         begun = Run.existing(_start(training.start, out))
         weights, seen = begun.file("weights.safetensors"), seen or _has_seen_val(begun, training)
@@ -144,8 +144,7 @@ def load_run(path: Path) -> Trained:
     blank = training.architecture.blank()
     model = blank((channels, height, width), len(classes), torch.Generator().manual_seed(0))
     load_weights(model, run.file("weights.safetensors"))
-    seen = bool(about.get("val_seen", False))
-    return Trained(model.eval(), training, (channels, height, width), classes, run.finished, seen)
+    return Trained(model.eval(), training, (channels, height, width), classes, run.finished, _val_seen(run, training))
 
 
 def _start(start: str, out: Path | None) -> Path:
@@ -160,7 +159,16 @@ def _start(start: str, out: Path | None) -> Path:
 def _has_seen_val(begun: Run, training: Training) -> bool:
     """Whether the weights to start from were trained on these data's val."""
     before: Training = spec.parse(begun.spec_text, "training")
-    return before.data == training.data and bool(begun.read_json("model").get("val_seen", False))
+    return before.data == training.data and _val_seen(begun, before)
+
+
+def _val_seen(run: Run, training: Training) -> bool:
+    """Whether a run's weights were trained on val, in it or in one that it began from (older runs say the first)."""
+    return _takes_val(training) or bool(run.read_json("model").get("val_seen", False))
+
+
+def _takes_val(training: Training) -> bool:
+    return training.recipe is not None and training.recipe.with_val
 
 
 def _compute(

@@ -345,6 +345,9 @@ def test_a_run_that_saw_val_says_so(tmp_path):
     on = train(begun, tmp_path / "on")
     assert on.read_json("model")["notes"] == ["val was trained on as well"]
     assert load_run(on.path).notes("val") == ["was trained on val as well: it has seen these images"]
+    about = run.read_json("model")
+    run.write_json("model", {name: value for name, value in about.items() if name != "val_seen"})  # as runs once were
+    assert load_run(run.path).notes("val") == ["was trained on val as well: it has seen these images"]
     few = Digits().splits().train.first(60)
     np.savez(tmp_path / "few.npz", images=few.images.numpy(), labels=few.labels.numpy())
     other = train(dataclasses.replace(begun, data=Arrays(str(tmp_path / "few.npz"))), tmp_path / "other")

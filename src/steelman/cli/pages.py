@@ -116,15 +116,18 @@ def _guard_lines(rows: list[dict[str, Any]]) -> tuple[Lines, ...]:
 
 def _over_epochs(label: str, role: Role, rows: list[dict[str, Any]], key: str, n: str) -> Series:
     """A share after each epoch, with its interval where the log says of how many images it is."""
-    shares = [Share.counted(round(row[key] * row[n]), row[n]) for row in rows if n in row]
+    shares = [_share(row, key, n) for row in rows if n in row]
     ends = (tuple(share.low for share in shares), tuple(share.high for share in shares))
     whole = ends if len(shares) == len(rows) else ((), ())
     return Series(label, role, tuple(row["epoch"] for row in rows), tuple(row[key] for row in rows), *whole)
 
 
 def _told(row: dict[str, Any], key: str) -> str:
-    n = row.get("watched")
-    return percent(row[key]) if n is None else share_text(Share.counted(round(row[key] * n), n).to_json())
+    return share_text(_share(row, key, "watched").to_json()) if "watched" in row else percent(row[key])
+
+
+def _share(row: dict[str, Any], key: str, n: str) -> Share:
+    return Share.counted(round(row[key] * row[n]), row[n])
 
 
 def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str) -> Page:
