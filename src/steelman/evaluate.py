@@ -53,6 +53,7 @@ class Outcome:
     rejected: Counts
     proven: Mask  # certified to hold, by bounds of the model, and therefore not attacked
     audited: Mask  # given up by a budgeted attack, and then attacked by the full ensemble
+    sampled: Mask  # of these the random sample, which speaks for all that were given up and not attacked in full
     health: Health
     seconds: float = 0.0
     was_training: bool = False  # the model was handed over in train mode
@@ -103,6 +104,7 @@ class Outcome:
         try:
             tensors = load_file(f"{stem}.safetensors", device=str(device))
             _check_lengths(tensors)
+            tensors.setdefault("sampled", tensors["audited"])  # outcomes of before samples were marked
             words = json.loads(Path(f"{stem}.json").read_text())
             health = Health(**{field.name: tensors.pop(f"health.{field.name}") for field in fields(Health)})
             return cls(
@@ -182,7 +184,7 @@ def strike(
             _forbid_violations(attack, threat, found.x_adv, x[rows])
             outcome.x_adv[rows] = found.x_adv
             outcome.margin[rows] = found.score
-            for name in ("forwards", "backwards", "rejected", "proven", "audited"):
+            for name in ("forwards", "backwards", "rejected", "proven", "audited", "sampled"):
                 getattr(outcome, name)[rows] = getattr(found, name)
             for field in fields(Health):
                 getattr(outcome.health, field.name)[rows] = getattr(found.health, field.name)
@@ -311,6 +313,7 @@ def _blank(attack: Attack, threat: Ball, x: Images, y: Labels, logits: Logits, r
         rejected=count.clone(),
         proven=no.clone(),
         audited=no.clone(),
+        sampled=no.clone(),
         health=Health.blank(x),
     )
 

@@ -201,14 +201,16 @@ def _rejected(outcome: Outcome) -> Check:
 
 def _audit(outcome: Outcome) -> Check:
     """What the full ensemble found among the images that a budgeted attack gave up."""
-    audited, held = outcome.audited, outcome.right & ~outcome.broken & ~outcome.proven
-    missed, given_up = int((audited & outcome.broken).sum()), int((held & ~audited).sum())
-    value = f"{missed} of {int(audited.sum())}"
-    words = f"AutoAttack was run on {int(audited.sum())} images that the search gave up, and broke {missed}."
-    if not given_up:
+    left = outcome.right & ~outcome.broken & ~outcome.proven & ~outcome.audited
+    masks = (left, outcome.audited, outcome.sampled, outcome.audited & outcome.broken)
+    others, audited, sampled, missed = (int(mask.sum()) for mask in masks)
+    value = f"{missed} of {audited}"
+    words = f"AutoAttack was run on {audited} images that the search gave up, and broke {missed}."
+    if not others:
         return Check("missed breaks", "ok", value, words + " No image that holds was spared it.", "")
-    bound = clopper_pearson(missed, int(audited.sum()), confidence=0.9)[1]  # one-sided 95 %
-    words += f" Of the {given_up} others that hold it would break at most {_percent(bound)} (95 % confidence)."
+    bound = clopper_pearson(0, sampled, confidence=0.9)[1]  # one-sided 95 %
+    drawn = "" if sampled == audited else f" Of the last {sampled} of these, drawn at random, it broke none."
+    words += f"{drawn} Of the {others} others that hold it would break at most {_percent(bound)} (95 % confidence)."
     return Check("missed breaks", "info", value, words, "Attack more images in full: Reliable(audit=100).")
 
 

@@ -130,6 +130,18 @@ def test_a_missed_break_sends_all_others_through_the_full_ensemble(monkeypatch):
     assert found.success.any()
 
 
+def test_after_a_miss_only_the_last_random_sample_speaks_for_the_rest():
+    model = net()
+    x, y = task(model, n=100, wrong=0)
+    outcome = strike(model, (x, y), Reliable(steps=1, rounds=0, polish=0, queries=0, audit=0), Linf(0.001))
+    outcome.broken.zero_(), outcome.proven.zero_()
+    outcome.audited[:50] = outcome.sampled[40:50] = outcome.broken[:3] = True
+    (check,) = [check for check in read(outcome) if check.name == "missed breaks"]
+    assert check.value == "3 of 50"
+    assert "Of the last 10 of these, drawn at random, it broke none." in check.words
+    assert "Of the 50 others that hold it would break at most 25.9 %" in check.words  # 1 - 0.05 ** (1 / 10)
+
+
 def test_an_audit_of_all_leaves_no_bound_to_state():
     model = net()
     x, y = task(model, n=6, wrong=0)

@@ -348,6 +348,16 @@ def test_an_outcome_comes_back_from_disk(tmp_path, stem):
     assert back.seconds == pytest.approx(outcome.seconds, abs=1e-3)
 
 
+def test_an_outcome_from_before_samples_were_marked_takes_all_audited_for_the_sample(tmp_path):
+    outcome = strike(Threshold(), grey_data(), FGSM(), Linf(0.1))
+    outcome.audited[2] = True
+    outcome.save(tmp_path / "old")
+    tensors = load_file(tmp_path / "old.safetensors")
+    del tensors["sampled"]
+    save_file(tensors, tmp_path / "old.safetensors")
+    assert torch.equal(Outcome.load(tmp_path / "old").sampled, outcome.audited)
+
+
 def test_outcomes_whose_names_differ_after_a_dot_do_not_overwrite_each_other(tmp_path):
     for eps in (0.1, 0.15):
         strike(Threshold(), grey_data(), FGSM(), Linf(eps)).save(tmp_path / f"fgsm-{eps}")

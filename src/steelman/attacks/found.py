@@ -62,6 +62,7 @@ class Found:
     rejected: Counts  # candidates outside the threat's set: 0 for an attack that projects
     proven: Mask  # certified to hold before any attack, which they were therefore spared; False for most attacks
     audited: Mask  # given up by a budgeted attack, and then attacked by the full ensemble; False for other attacks
+    sampled: Mask  # of these the random sample, which speaks for all that were given up and not attacked in full
     health: Health
 
 

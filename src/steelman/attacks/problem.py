@@ -248,18 +248,11 @@ class Problem:
 
     def found(self) -> Found:
         """What the search found so far."""
-        return Found(
-            self.best,
-            self.success,
-            torch.where(self.success, self.threat.distance(self.best, self.x), math.nan),
-            self.score,
-            self.forwards,
-            self.backwards,
-            self.rejected,
-            torch.zeros_like(self.success),
-            torch.zeros_like(self.success),
-            self.health,
-        )
+        proven, audited, sampled = (torch.zeros_like(self.success) for _ in range(3))
+        distance = torch.where(self.success, self.threat.distance(self.best, self.x), math.nan)
+        queries = (self.forwards, self.backwards, self.rejected)
+        own = (self.best, self.success, distance, self.score, *queries)
+        return Found(*own, proven, audited, sampled, self.health)
 
     def _worth(self, samples: int) -> int:
         """So many passes where the model draws random numbers, else one."""

@@ -9,9 +9,10 @@ from torch import Generator, Tensor, nn
 
 from steelman.attacks import Attack, Problem
 from steelman.attacks.apgd import APGD
+from steelman.attacks.audit import audit
 from steelman.attacks.auto_attack import AutoAttack
 from steelman.attacks.climb import DIVERSIFYING_STEPS, climb
-from steelman.attacks.found import Found, improved, spread
+from steelman.attacks.found import Found, spread
 from steelman.attacks.square import Square
 from steelman.bounds import interval_margins
 from steelman.engine import generator_for, guarded, micro_batch
@@ -52,11 +53,12 @@ class Reliable(Attack):
        then all of them for the sixteenth. It goes on where gradients end, and breaks more than as many runs again.
     5. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
-    6. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it is run on all others.
+    6. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it goes on with those
+       that hold by the smallest margins, until a sixteenth of them and a fresh sample hold against it as well.
 
     How much an image gets depends on the others of its chunk of up to 512. `Found.audited` tells which images were
-    attacked in full: of n audited images of which none broke, at most a share of 1 - 0.05^(1/n) of the others does
-    (95 % confidence).
+    attacked in full, `Found.sampled` which of them were the random sample: of n of which none broke, at most a share of
+    1 - 0.05^(1/n) of the others does (95 % confidence).
 
     Raises:
         UsageError: fewer than one step, or a negative number of rounds, queries or audited images.
@@ -141,18 +143,17 @@ class Reliable(Attack):
         attacked = super().run(model, x[open_rows], y[open_rows], threat, target=aim, progress=told, **options)
         found = spread(attacked, open_rows, x, proven)
         held = (~found.success & ~proven).nonzero().squeeze(1)
-        chosen = held[torch.randperm(len(held), generator=generator, device=held.device)]
-        rest = between(progress, 0, len(x), len(x), f"{self!r}: all that is left, for the audit broke one")
-        parts = (chosen[: self.audit], stages.stage(f"{self!r}: audit", _WEIGHTS[1])), (chosen[self.audit :], rest)
-        for rows, told in parts:
-            if len(rows) == 0:
-                break
-            aim = None if target is None else target[rows]
-            full = replace(FULL, samples=self.samples)
-            more = full.run(model, x[rows], y[rows], threat, target=aim, progress=told, **options)
-            found = improved(found, rows, more)
-            if not more.success.any():
-                break
+        ensemble, done = replace(FULL, samples=self.samples), 0
+
+        def full(rows: Tensor, words: str) -> Found:
+            nonlocal done
+            aim, first = None if target is None else target[rows], not done
+            begun, done = done, done + len(rows)
+            more = between(progress, begun, done, len(held), f"{self!r}: {words}")
+            told = stages.stage(f"{self!r}: {words}", _WEIGHTS[1]) if first else more
+            return ensemble.run(model, x[rows], y[rows], threat, target=aim, progress=told, **options)
+
+        found = audit(found, held, self.audit, full, generator)
         progress(len(x), len(x), repr(self))
         return found
 
