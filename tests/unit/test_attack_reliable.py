@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from steelman.attacks.apgd import APGD
 from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.bim import BIM
 from steelman.attacks.bisect import Bisect
 from steelman.attacks.boundary import Boundary
 from steelman.attacks.carlini_wagner import CarliniWagner
 from steelman.attacks.climb import climb, step_sizes
 from steelman.attacks.fab import FAB
 from steelman.attacks.found import improved
+from steelman.attacks.gda import GDA
+from steelman.attacks.mi_fgsm import MIFGSM
 from steelman.attacks.multi_targeted import MultiTargeted
 from steelman.attacks.pgd import PGD
 from steelman.attacks.problem import Problem
@@ -248,6 +251,9 @@ LONG = (
     Bisect(),
     Boundary(steps=30),
     CarliniWagner(),
+    BIM(steps=20),
+    MIFGSM(steps=20),
+    GDA(steps=20),
 )
 
 

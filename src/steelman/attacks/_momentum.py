@@ -9,6 +9,7 @@ import torch
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 from steelman.types import Images
 
 Direction: TypeAlias = Callable[[Images, Images], Images]  # (candidate, momentum) -> the gradient to add
@@ -40,7 +41,7 @@ class Momentum(Attack):
         step = (1 / self.steps if self.step_size is None else self.step_size) * threat.reach(clean)
         direction = self.direction(problem, step)
         x, momentum = clean, torch.zeros_like(clean)
-        for _ in range(self.steps):
+        for _ in counted(problem.progress, self.steps):
             if problem.done:
                 return
             momentum = self.decay * momentum + normalised(direction(x, momentum))

@@ -6,6 +6,7 @@ from typing import ClassVar
 from steelman.attacks import Attack, Problem
 from steelman.errors import UsageError
 from steelman.losses import LossName
+from steelman.progress import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,7 +35,7 @@ class BIM(Attack):
         threat, clean = problem.threat, problem.x
         step = (1 / self.steps if self.step_size is None else self.step_size) * threat.reach(clean)
         x = clean
-        for _ in range(self.steps):
+        for _ in counted(problem.progress, self.steps):
             if problem.done:
                 return
             _, grad = problem.value_and_grad(x, self.loss, coarse=True)

@@ -10,6 +10,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.minimal import Nearby, column
 from steelman.errors import UsageError
 from steelman.losses import difference
+from steelman.progress import counted
 from steelman.types import Images, Labels, Logits, PerExample
 
 
@@ -41,7 +42,7 @@ class DeepFool(Nearest):
 
     def search(self, problem: Problem) -> None:  # noqa: D102
         near, x = Nearby(problem), problem.x.clone()
-        for step in range(self.steps + 1):
+        for step in counted(problem.progress, self.steps + 1):
             rows = (problem.active & ~near.found).nonzero().squeeze(1)
             if not len(rows):
                 break

@@ -11,6 +11,7 @@ from steelman.attacks import Nearest, Problem
 from steelman.attacks.confidence import LOSS, On, check, confidence, course, length, order, placed, pulled_back
 from steelman.attacks.minimal import Adam, Nearby
 from steelman.errors import UsageError
+from steelman.progress import counted
 from steelman.threats import Ball
 from steelman.types import Images, Labels, PerExample
 
@@ -69,7 +70,7 @@ class Descent(Nearest):
         """One step after the other; yields |r|_p and the confidence of each image."""
         p = order(self.p, problem.threat)
         r, adam = torch.zeros_like(problem.x), Adam(problem.x)
-        for _ in range(self.steps):
+        for _ in counted(problem.progress, self.steps):
             if problem.done:
                 return
             x = placed(problem, r)

@@ -14,6 +14,7 @@ from torch import Tensor
 from steelman.attacks import Attack, Problem
 from steelman.attacks._peers import LIBRARIES, Library, Peer, Task, Watched, norm_of, quarantine
 from steelman.errors import SteelmanError, UsageError, choices
+from steelman.progress import counted
 from steelman.spec import literal
 from steelman.threats import Ball
 
@@ -74,7 +75,8 @@ class Foreign(Attack):
             raise UsageError(f"{name} takes no targets. Choose another attack, or leave the target out.")
         if problem.done:
             return
-        for rows in problem.active.nonzero().squeeze(1).split(self.batch):
+        parts = problem.active.nonzero().squeeze(1).split(self.batch)
+        for _, rows in zip(counted(problem.progress, len(parts)), parts, strict=True):
             with problem.part(rows) as part:
                 if problem.threat.eps > 0:
                     self._ask(library, part)
