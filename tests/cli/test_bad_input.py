@@ -15,7 +15,7 @@ from steelman.attacks.pgd import PGD
 from steelman.errors import UsageError
 from steelman.measurement import Measurement
 from steelman.runs import Run
-from steelman.threats import Threat
+from steelman.threats import Linf, Threat
 from steelman.train import load_run
 
 LINF = ("--threat", "Linf(0.1)")
@@ -245,6 +245,11 @@ def test_a_run_with_other_classes_is_named(refused, runs, tmp_path, call):
 def test_a_threat_without_a_radius_is_refused():
     with pytest.raises(UsageError, match=r"the threat is Threat\(\)\. Expected a ball such as Linf\(0\.3\)"):
         Measurement(PGD(), Threat(), runs=("x",))
+
+
+def test_names_are_one_each():
+    with pytest.raises(UsageError, match=r"1 names for 2 models\. Give one each, or none"):
+        Measurement(PGD(), Linf(0.1), runs=("x", "y"), names=("before",))
 
 
 # weights

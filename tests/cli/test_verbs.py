@@ -237,7 +237,7 @@ def test_a_stopped_evaluation_goes_on_with_what_is_left(call, runs, tmp_path, mo
         return examine(*args, **options)
 
     monkeypatch.setattr("steelman.evaluate.strike", watched)
-    monkeypatch.setattr("steelman.measurement.examine", stops_once)
+    monkeypatch.setattr("steelman.measured.examine", stops_once)
     assert call(*words, tmp_path / "e")[0] == 130
     assert struck.count(PGD(steps=3)) == 2
     resumed = told(call, *words, tmp_path / "e")

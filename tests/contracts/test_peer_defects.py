@@ -159,7 +159,7 @@ def test_07_an_evaluation_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("steelman.measurement.examine", stopped)  # after the attack, before anything is kept
+        patch.setattr("steelman.measured.examine", stopped)  # after the attack, before anything is kept
         assert main([*words, "--out", str(tmp_path / "resumed")]) == 130
     capsys.readouterr()
     for _ in range(2):  # goes on, then reads what is finished

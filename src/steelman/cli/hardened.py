@@ -12,7 +12,7 @@ from steelman.errors import RunError
 from steelman.files import replacing
 from steelman.hardening import plan
 from steelman.measurement import Measurement
-from steelman.page import Item, Page, Samples, Trust
+from steelman.page import Page, Trust
 from steelman.runs import Run
 from steelman.spec import parse
 from steelman.stats import Share
@@ -39,17 +39,14 @@ def kept(
         runs=(str(Run.existing(run).path.resolve()), str((out / "trained").resolve())),
         num=num,
         seed=seed,
+        names=("before", "after"),
     )
     with reporting() as progress:
         train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
     facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation", warned=True)
-    given = [model["model"] for model in facts["models"]]
-    facts["models"][0]["model"], facts["models"][1]["model"] = "before", "after"
     facts |= {"plan": chosen["words"], "words": _words(facts)}
     page = Page.load(out / "evaluation" / "results" / "page.json")
     if page.rerun != command:
-        if page.title != _title(facts):
-            page = _renamed(page, dict(zip(given, ("before", "after"), strict=True)))
         _rewrite(out / "evaluation", facts, page, command)
     return facts
 
@@ -81,27 +78,6 @@ def _words(facts: dict[str, Any]) -> str:
     return f"{moved}, {cost}, on the same images within {facts['threat']}."
 
 
-def _title(facts: dict[str, Any]) -> str:
-    return f"Hardening within {facts['threat']}"
-
-
-def _renamed(page: Page, names: dict[str, str]) -> Page:
-    """The page with the trust panels and sheets of the two networks under their new names."""
-
-    def fresh(item: Item) -> Item:
-        for old, new in names.items():
-            if isinstance(item, Trust) and f" on {old} within " in item.subject:
-                return dataclasses.replace(
-                    item, subject=item.subject.replace(f" on {old} within ", f" on {new} within ")
-                )
-            if isinstance(item, Samples) and item.caption.startswith(f"{old}: "):
-                return dataclasses.replace(item, caption=new + item.caption.removeprefix(old))
-        return item
-
-    sections = (dataclasses.replace(section, items=tuple(map(fresh, section.items))) for section in page.sections)
-    return dataclasses.replace(page, sections=tuple(sections))
-
-
 def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) -> None:
     """The page of the evaluation as that of the hardening."""
     panels = [item for section in page.sections for item in section.items if isinstance(item, Trust)]
@@ -109,7 +85,7 @@ def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) 
     sheets = [section for section in page.sections if section.title == "Images"]
     fresh = dataclasses.replace(
         fresh,
-        title=_title(facts),
+        title=f"Hardening within {facts['threat']}",
         question="What does the classifier gain, and what does that cost?",
         headline=facts["words"],
         findings=(f"Trained on by {facts['plan']}.", *fresh.findings),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelman.cli.output import rerun
-from steelman.measurement import Measured, Prepared
+from steelman.measured import Measured
+from steelman.measurement import Prepared
 from steelman.page import Bars, Cell, Lines, Page, Panel, Role, Samples, Section, Series, Table, Trust
 from steelman.runs import Run
 from steelman.stats import Share

@@ -11,7 +11,8 @@ from steelman.cli.output import rerun
 from steelman.data import Data
 from steelman.evaluate import Outcome
 from steelman.export import INDEX, export, is_lossy, share_lost
-from steelman.measurement import Measured, Measurement, Prepared, measure, prepare, record
+from steelman.measured import Measured, measure, record
+from steelman.measurement import Measurement, Prepared, prepare
 from steelman.progress import Progress
 from steelman.runs import DISK_SPACE, Run
 from steelman.stats import Share
