@@ -172,7 +172,8 @@ def finding(item: Matrix) -> str:
     words = [f"{_range(own)} hold on the network that they were made on"] if own else []
     words += [f"{_range(other)} on another"] if other else []
     words += [f"{_range(saved)} hold against saved images, made up to each one's first success only"] if saved else []
-    return f"{_attack(item)}: {', '.join(words)}."
+    num = _natural(item, item.columns[0])["n"]
+    return f"{_attack(item)}, of {num} images: {', '.join(words)}."
 
 
 def recorded(facts: dict[str, Any]) -> tuple[Matrix, ...]:
