@@ -46,8 +46,8 @@ def _curve(arm: Arm, plan: Plan) -> list[Series]:
 
 
 def table(plan: Plan, arms: list[Arm]) -> Table:
-    """Every network before and after each arm, the published figure beside the measured one."""
-    columns = ("network", "fine-tuned on", "measure", "published, MNIST", "measured here")
+    """Every network before and after each arm, the published figure behind the measured one."""
+    columns = ("network", "fine-tuned on", "measure", "measured here")
     many = len(plan.seeds) > 1
     rows: list[tuple[Cell, ...]] = []
     for arm in [one for one in arms if one.seed == plan.seeds[0]]:
@@ -57,10 +57,11 @@ def table(plan: Plan, arms: list[Arm]) -> Table:
                 continue
             shares = [getattr(one, when)[key] for one in twins]
             on = arm.against if when == "after" else "not yet"
-            row = (arm.model, on, label, _published(arm, when, key), shares[0])
-            rows.append((*row, _spread([share["value"] for share in shares])) if many else row)
+            over_seeds = (_spread([share["value"] for share in shares]),) if many else ()
+            rows.append((arm.model, on, label, shares[0], *over_seeds, _published(arm, when, key)))
     extra = (f"mean ± sd, {len(plan.seeds)} seeds",) if many else ()
-    return Table("Before and after fine-tuning, on the test images.", (*columns, *extra), tuple(rows))
+    columns = (*columns, *extra, "published, MNIST")
+    return Table("Before and after fine-tuning, on the test images.", columns, tuple(rows))
 
 
 def _table_rows(plan: Plan) -> list[tuple[str, str, str]]:
