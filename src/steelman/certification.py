@@ -9,7 +9,7 @@ from steelman.curves import ascending
 from steelman.engine import generator_for
 from steelman.errors import UsageError
 from steelman.evaluate import accuracy
-from steelman.measurement import Measurement, Prepared
+from steelman.measurement import Measurement, Prepared, check_plain
 from steelman.page import Lines, Page, Panel, Section, Series, Table
 from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
@@ -23,7 +23,7 @@ class Certification(Spec):
     """A certifier at several radii on the model and images of a measurement, whose attack is not run.
 
     Raises:
-        UsageError: more than one model, or no radii above 0.
+        UsageError: more than one model, no radii above 0, or what an evaluation alone answers.
     """
 
     certifier: Certifier
@@ -32,6 +32,7 @@ class Certification(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_plain(self.measurement, "a certification")
         models = self.measurement.models
         if len(models) != 1:
             raise UsageError(f"{len(models)} models were given ({', '.join(models)}). One is certified at a time.")

@@ -11,7 +11,7 @@ from steelman.curves import Curve, reach
 from steelman.engine import generator_for
 from steelman.errors import RunError, SteelmanError, UsageError
 from steelman.evaluate import Outcome, struck_once
-from steelman.measurement import Measurement, Prepared
+from steelman.measurement import Measurement, Prepared, check_plain
 from steelman.optimality import envelope, largest, optimality
 from steelman.page import Lines, Page, Panel, Section, Series, Table
 from steelman.progress import Progress, Stages, silent
@@ -26,7 +26,7 @@ class Comparison(Spec):
     """Attacks in turn, each with the same random seed, on the model, images and threat of a measurement.
 
     Raises:
-        UsageError: no attack, one given twice, or more than one model.
+        UsageError: no attack, one given twice, more than one model, or what an evaluation alone answers.
     """
 
     attacks: tuple[Attack, ...]
@@ -34,6 +34,7 @@ class Comparison(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_plain(self.measurement, "a comparison")
         if not self.attacks:
             raise UsageError('no attacks were given. Say which with --attacks, such as --attacks "PGD()" "DDN()".')
         if twice := [attack for attack in self.attacks if self.attacks.count(attack) > 1]:

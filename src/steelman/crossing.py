@@ -13,7 +13,7 @@ from steelman.attacks import Attack
 from steelman.engine import generator_for
 from steelman.errors import UsageError
 from steelman.evaluate import Outcome, accuracy, strike
-from steelman.measurement import Measurement, Prepared
+from steelman.measurement import Measurement, Prepared, check_plain
 from steelman.page import Check, Matrix, Page, Section, Trust
 from steelman.progress import Progress, Stages, silent
 from steelman.runs import Run
@@ -30,7 +30,7 @@ class Crossing(Spec):
     """Which classifiers and images, which attacks on each of them, and which sets made earlier.
 
     Raises:
-        UsageError: an attack or a run given twice, or too little to compare.
+        UsageError: an attack or a run given twice, too little to compare, or what an evaluation alone answers.
     """
 
     measurement: Measurement
@@ -39,6 +39,7 @@ class Crossing(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_plain(self.measurement, "a crossing")
         models = self.measurement.models
         if len(models) + len(self.sets) < 2:
             raise UsageError(

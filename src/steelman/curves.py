@@ -236,9 +236,10 @@ class _Search:
     def learn(self, outcome: Outcome, rows: Tensor | None = None) -> None:
         """Take in what an attack did to all images, or to those of `rows`."""
         rows = torch.arange(len(self.x), device=self.x.device) if rows is None else rows
-        nearer = outcome.broken & (outcome.distance < self.distance[rows])
+        distance = _distances(outcome)
+        nearer = distance < self.distance[rows]
         chosen = rows[nearer]
-        self.distance[chosen], self.nearest[chosen] = outcome.distance[nearer], outcome.x_adv[nearer]
+        self.distance[chosen], self.nearest[chosen] = distance[nearer], outcome.x_adv[nearer]
         held = outcome.right & ~outcome.broken
         self.tried[rows[held]], self.tried_eps[rows[held]] = outcome.x_adv[held], outcome.threat.eps
 

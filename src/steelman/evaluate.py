@@ -104,7 +104,7 @@ class Outcome:
         try:
             tensors = load_file(f"{stem}.safetensors", device=str(device))
             _check_lengths(tensors)
-            tensors.setdefault("sampled", tensors["audited"])  # outcomes of before samples were marked
+            tensors.setdefault("sampled", tensors["audited"].clone())  # outcomes of before samples were marked
             words = json.loads(Path(f"{stem}.json").read_text())
             health = Health(**{field.name: tensors.pop(f"health.{field.name}") for field in fields(Health)})
             return cls(
@@ -267,8 +267,8 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
         raise
 
 
-def judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels | None, x: Images) -> None:
-    """Fill in what the model says of the returned points, as they are and rounded to 8 bits."""
+def judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels | None, x: Images) -> Logits:
+    """Fill in what the model says of the returned points, as they are and rounded to 8 bits; the logits as they are."""
     y, x_adv = outcome.y[rows], outcome.x_adv[rows]
     after = logits_of(model, x_adv)
     rounded = logits_of(model, (x_adv.clamp(0, 1) * 255).round() / 255)
@@ -279,6 +279,7 @@ def judge(model: nn.Module, outcome: Outcome, rows: torch.Tensor, target: Labels
     outcome.survives[rows] = hit & broken(rounded, y, target)
     distance = outcome.threat.distance(x_adv, x)
     outcome.distance[rows] = torch.where(hit, distance, torch.nan)
+    return after
 
 
 def _forbid_violations(attack: Attack, threat: Ball, x_adv: Images, x: Images) -> None:

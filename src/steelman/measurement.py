@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +46,7 @@ class Measurement(Spec):
         names: what the models are called, one each; without them by the ends of their paths.
 
     Raises:
-        UsageError: no model, more or fewer names than models, a threat in which an attack cannot search, a number out
+        UsageError: no model, names that are not one each, a threat in which an attack cannot search, a number out
             of its range, weights for nothing, an unknown kind of target, a minimal-norm attack without a curve or none
             for the norm.
     """
@@ -79,6 +79,8 @@ class Measurement(Spec):
             raise UsageError(f"weights {self.weights} were given without a model. Say which with --model.")
         if self.names and len(self.names) != len(self.models):
             raise UsageError(f"{len(self.names)} names for {len(self.models)} models. Give one each, or none.")
+        if again := [name for name in self.names if self.names.count(name) > 1]:
+            raise UsageError(f"two models are called {again[0]}. Give each a name of its own.")
         ball = self.ball
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
@@ -123,6 +125,20 @@ class Measurement(Spec):
         if isinstance(self.attack, Nearest):
             return self.nearest or self.attack, PGD(loss="margin")
         return self.nearest or default_nearest(self.ball), self.attack
+
+
+def check_plain(measurement: Measurement, user: str) -> None:
+    """See that nothing is asked of `user` that an evaluation alone answers.
+
+    Raises:
+        UsageError: a target, a curve, a certifier, a shield or a repair is.
+    """
+    kept = {one.name: one.default for one in fields(Measurement) if one.name in _EVALUATED}
+    if given := [name for name, default in kept.items() if getattr(measurement, name) != default]:
+        raise UsageError(f"{user} makes no use of {', '.join(given)}. Leave that out, or use steelman evaluate.")
+
+
+_EVALUATED = ("target", "curve", "nearest", "certifier", "shield", "repair")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from steelman.data import Data
 from steelman.defences import Shield
 from steelman.engine import guarded
 from steelman.evaluate import Outcome, judge, struck_once
-from steelman.progress import Progress, silent
+from steelman.losses import margin
+from steelman.progress import Progress, Stages, silent
 from steelman.stats import Share, mcnemar
 from steelman.targets import TargetKind
 from steelman.threats import Ball
@@ -79,10 +80,16 @@ def strike_shielded(
     for module in set(defended.modules()) - own:  # modules begin in train mode, which the panel would remark on
         module.training = model.training
     stems = [None if kept is None else kept.with_name(f"{kept.name}-{name}") for name in ("undefended", "search")]
-    options: dict[str, Any] = {"generator": generator, "progress": progress}
-    undefended = struck_once(stems[0], model, data, attack, threat, target=target, **options)
     aware = averaging(attack, shield)
-    adaptive = struck_once(stems[1], defended, data, aware, threat, target=undefended.target, **options)
+    stages = Stages(progress, attack.passes() + aware.passes())
+
+    def told(weight: int) -> dict[str, Any]:  # each search draws from the start: which of them is new does not matter
+        fresh = generator and Generator(generator.device).manual_seed(generator.initial_seed())
+        return {"generator": fresh, "progress": stages.stage("", weight)}
+
+    undefended = struck_once(stems[0], model, data, attack, threat, target=target, **told(attack.passes()))
+    again: dict[str, Any] = {"target": undefended.target, **told(aware.passes())}
+    adaptive = struck_once(stems[1], defended, data, aware, threat, **again)
     transferred = _given(defended, adaptive, undefended, data)
     held = adaptive.right & ~transferred.broken
     return Shielded(shield, defended, undefended, held, _worse(adaptive, transferred))
@@ -104,18 +111,22 @@ def _given(defended: nn.Module, adaptive: Outcome, undefended: Outcome, data: Da
         broken=torch.zeros_like(adaptive.broken),
         survives=torch.zeros_like(adaptive.survives),
         distance=torch.full_like(adaptive.distance, torch.nan),
+        margin=adaptive.margin.clone(),
+        audited=torch.zeros_like(adaptive.audited),
+        sampled=torch.zeros_like(adaptive.sampled),
     )
     if len(rows):
         aim = None if adaptive.target is None else adaptive.target[rows]
         with guarded(defended):
-            judge(defended, shown, rows, aim, data.pixels()[rows])
+            logits = judge(defended, shown, rows, aim, data.pixels()[rows])
+        shown.margin[rows] = margin(logits, adaptive.y[rows], aim)
     return shown
 
 
 def _worse(adaptive: Outcome, transferred: Outcome) -> Outcome:
     """The adaptive outcome with the transferred image wherever that one alone breaks."""
     only = transferred.broken & ~adaptive.broken
-    names = ("x_adv", "after", "after_confidence", "broken", "survives", "distance")
+    names = ("x_adv", "after", "after_confidence", "broken", "survives", "distance", "margin", "audited", "sampled")
     assert set(names) <= {field.name for field in fields(Outcome)}
     changed: dict[str, Any] = {}
     for name in names:

@@ -4,9 +4,11 @@ Clopper & Pearson 1934 (exact binomial interval) and McNemar 1947 (exact paired 
 which takes a second less to import than scipy.stats.
 """
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -86,6 +88,26 @@ def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
     low = float(special.betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
     high = float(special.betainccinv(hits + 1, n - hits, tail)) if hits < n else 1.0
     return low, high
+
+
+def most_left(hits: int, sampled: int, others: int, confidence: float = 0.95) -> int:
+    """How many of the `others` are hits at most, where `sampled` were drawn at random from among all and had `hits`.
+
+    The exact one-sided bound of a draw without replacement: the largest number of hits among all of which a sample with
+    so few, or fewer, has a probability of more than 1 - confidence.
+
+    Raises:
+        UsageError: hits outside 0 .. sampled.
+    """
+    if not 0 <= hits <= sampled:
+        raise UsageError(f"{hits} hits in a sample of {sampled}. Expected 0 <= hits <= {sampled}.")
+    whole = sampled + others
+
+    def likely(total: int) -> bool:
+        few = sum(math.comb(total, k) * math.comb(whole - total, sampled - k) for k in range(hits + 1))
+        return Fraction(few, math.comb(whole, sampled)) > 1 - Fraction(str(confidence))
+
+    return bisect.bisect_left(range(hits, hits + others + 1), x=True, key=lambda total: not likely(total)) - 1
 
 
 def mcnemar(first: Mask, second: Mask) -> Paired:

@@ -23,7 +23,7 @@ from steelman.errors import UsageError
 from steelman.evaluate import Outcome, accuracy, adversarial_accuracy, logits_of, strike
 from steelman.losses import margin
 from steelman.page import Check, Trust
-from steelman.stats import Share, clopper_pearson, mcnemar
+from steelman.stats import Share, clopper_pearson, mcnemar, most_left
 from steelman.threats import L0, Ball
 from steelman.types import Logits
 
@@ -208,9 +208,12 @@ def _audit(outcome: Outcome) -> Check:
     words = f"AutoAttack was run on {audited} images that the search gave up, and broke {missed}."
     if not others:
         return Check("missed breaks", "ok", value, words + " No image that holds was spared it.", "")
-    bound = clopper_pearson(0, sampled, confidence=0.9)[1]  # one-sided 95 %
-    drawn = "" if sampled == audited else f" Of the last {sampled} of these, drawn at random, it broke none."
-    words += f"{drawn} Of the {others} others that hold it would break at most {_percent(bound)} (95 % confidence)."
+    hits = int((outcome.sampled & outcome.broken).sum())  # one of a random model may break when it is judged again
+    bound = most_left(hits, sampled, others)
+    drawn = (
+        "" if sampled == audited else f" Of the last {sampled} of these, drawn at random, it broke {hits or 'none'}."
+    )
+    words += f"{drawn} Of the {others} others that hold it would break at most {bound} (95 % confidence)."
     return Check("missed breaks", "info", value, words, "Attack more images in full: Reliable(audit=100).")
 
 

@@ -12,6 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from steelman import fitting
 from steelman.attacks.pgd import PGD
+from steelman.certification import Certification
+from steelman.certify.interval import Interval
+from steelman.comparison import Comparison
+from steelman.crossing import Crossing
+from steelman.defences.bit_depth import BitDepth
 from steelman.errors import UsageError
 from steelman.measurement import Measurement
 from steelman.runs import Run
@@ -250,6 +255,19 @@ def test_a_threat_without_a_radius_is_refused():
 def test_names_are_one_each():
     with pytest.raises(UsageError, match=r"1 names for 2 models\. Give one each, or none"):
         Measurement(PGD(), Linf(0.1), runs=("x", "y"), names=("before",))
+    with pytest.raises(UsageError, match=r"two models are called after\. Give each a name of its own"):
+        Measurement(PGD(), Linf(0.1), runs=("x", "y"), names=("after", "after"))
+
+
+def test_what_an_evaluation_alone_answers_is_asked_of_nothing_else():
+    aimed = Measurement(PGD(), Linf(0.1), runs=("x",), target=0)
+    shielded = Measurement(PGD(), Linf(0.1), runs=("x", "y"), shield=BitDepth(1), repair=True)
+    with pytest.raises(UsageError, match=r"a comparison makes no use of target\. Leave that out, or use steelman eval"):
+        Comparison((PGD(),), aimed)
+    with pytest.raises(UsageError, match="a certification makes no use of target"):
+        Certification(Interval(), aimed, (0.1,))
+    with pytest.raises(UsageError, match="a crossing makes no use of shield, repair"):
+        Crossing(shielded, (PGD(),))
 
 
 # weights

@@ -24,6 +24,7 @@ from steelman.attacks.reliable import Reliable, likeliest
 from steelman.attacks.square import Square
 from steelman.errors import UsageError
 from steelman.evaluate import strike
+from steelman.stats import most_left
 from steelman.threats import L2, Linf
 from steelman.trust import read
 from tests.nets import net, seeded, task
@@ -118,10 +119,11 @@ def test_the_audit_attacks_a_sample_in_full_and_says_what_it_missed():
     assert not (outcome.audited & outcome.broken).any()
     (check,) = [check for check in read(outcome) if check.name == "missed breaks"]
     assert check.value == "0 of 5"
-    assert "at most 45.1 %" in check.words  # 1 - 0.05 ** (1 / 5)
+    others = int((~outcome.broken & ~outcome.proven & ~outcome.audited).sum())
+    assert f"Of the {others} others that hold it would break at most {most_left(0, 5, others)} (95 %" in check.words
 
 
-def test_a_missed_break_sends_all_others_through_the_full_ensemble(monkeypatch):
+def test_misses_among_all_images_send_all_through_the_full_ensemble(monkeypatch):
     """Here the climbs do nothing at all, so that the audit must find what they missed."""
     monkeypatch.setattr("steelman.attacks.reliable.climb", lambda problem, steps, width=1.0: None)
     model = net()
@@ -142,7 +144,29 @@ def test_after_a_miss_only_the_last_random_sample_speaks_for_the_rest():
     (check,) = [check for check in read(outcome) if check.name == "missed breaks"]
     assert check.value == "3 of 50"
     assert "Of the last 10 of these, drawn at random, it broke none." in check.words
-    assert "Of the 50 others that hold it would break at most 25.9 %" in check.words  # 1 - 0.05 ** (1 / 10)
+    assert "Of the 50 others that hold it would break at most 14 (95 %" in check.words  # C(46, 10) / C(60, 10) > 0.05
+    outcome.broken[45] = True  # of a random model, when it is judged again
+    (check,) = [check for check in read(outcome) if check.name == "missed breaks"]
+    assert "Of the last 10 of these, drawn at random, it broke 1." in check.words
+    assert f"break at most {most_left(1, 10, 50)} (95 %" in check.words
+
+
+def test_after_a_miss_it_stops_where_groups_and_a_fresh_sample_hold(monkeypatch):
+    """Margins tell who breaks: what the ensemble breaks of 400 images are those nearest to the boundary."""
+    monkeypatch.setattr("steelman.attacks.reliable.climb", lambda problem, steps, width=1.0: problem.show(problem.x))
+    model = net()
+    x, y = task(model, n=400, wrong=0)
+    told: list[tuple[int, int, str]] = []
+    found = Reliable(rounds=0, polish=0, queries=0, audit=20).run(
+        model, x, y, Linf(0.02), generator=seeded(), progress=lambda *words: told.append(words)
+    )
+    full = AutoAttack(steps=5, queries=50).run(model, x, y, Linf(0.02), generator=seeded())
+    assert found.success.sum() > 0.9 * full.success.sum() > 0
+    assert not found.audited.all()
+    assert not (found.sampled & found.success).any()
+    shares = [done / total for done, total, _ in told]
+    assert shares == sorted(shares)
+    assert [share for share in shares if share == 1] == [1]
 
 
 def test_an_audit_of_all_leaves_no_bound_to_state():

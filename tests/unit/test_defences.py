@@ -175,6 +175,12 @@ def test_a_radius_that_would_never_be_reached(ramp):
             kind(ramp)
 
 
+def test_a_radius_cannot_grow_without_limit():
+    assert Adversarial(FGSM(), Linf(math.inf)).ball(0.5).eps == math.inf
+    with pytest.raises(UsageError, match=r"a ramp of 0\.5 leads up to Linf\(inf\)\. Expected a finite eps, or ramp=0"):
+        Adversarial(FGSM(), Linf(math.inf), ramp=0.5)
+
+
 # ---- single steps from noise
 
 

@@ -355,7 +355,10 @@ def test_an_outcome_from_before_samples_were_marked_takes_all_audited_for_the_sa
     tensors = load_file(tmp_path / "old.safetensors")
     del tensors["sampled"]
     save_file(tensors, tmp_path / "old.safetensors")
-    assert torch.equal(Outcome.load(tmp_path / "old").sampled, outcome.audited)
+    old = Outcome.load(tmp_path / "old")
+    assert torch.equal(old.sampled, outcome.audited)
+    old.save(tmp_path / "again")
+    assert torch.equal(Outcome.load(tmp_path / "again").sampled, outcome.audited)
 
 
 def test_outcomes_whose_names_differ_after_a_dot_do_not_overwrite_each_other(tmp_path):

@@ -10,7 +10,10 @@ from PIL import Image
 from scipy import ndimage
 from torch import nn
 
+from steelman import shielded
+from steelman.attacks.auto_attack import AutoAttack
 from steelman.attacks.pgd import PGD
+from steelman.attacks.reliable import Reliable
 from steelman.data import Data
 from steelman.defences import Shield
 from steelman.defences._filter import Filter, straight_through
@@ -22,6 +25,7 @@ from steelman.defences.randomised_smoothing import RandomisedSmoothing
 from steelman.defences.soft_threshold import SoftThreshold
 from steelman.defences.total_variation import TotalVariation
 from steelman.errors import UsageError
+from steelman.evaluate import accuracy, strike
 from steelman.shielded import strike_shielded
 from steelman.threats import Linf
 from tests.nets import net, seeded, task
@@ -214,6 +218,56 @@ def test_both_searches_are_kept_and_not_made_again(tmp_path, monkeypatch):
     again = strike_shielded(*words, kept=tmp_path / "o", generator=seeded())
     assert again.to_json() == first.to_json()
     assert torch.equal(again.adaptive.x_adv, first.adaptive.x_adv)
+
+
+def test_a_search_made_again_alone_gives_the_same_images(tmp_path):
+    """Stopped between the two searches: what is drawn for the second does not depend on the first."""
+    model = net()
+    x, y = task(model, n=40, wrong=0)
+    data = Data(x.mul(255).round().byte(), y, ("a", "b", "c", "d"))
+    words = (model, BitDepth(3), data, PGD(steps=3), Linf(0.03))
+    first = strike_shielded(*words, kept=tmp_path / "o", generator=seeded())
+    for name in tmp_path.glob("o-search.*"):
+        name.unlink()
+    again = strike_shielded(*words, kept=tmp_path / "o", generator=seeded())
+    assert torch.equal(again.adaptive.x_adv, first.adaptive.x_adv)
+
+
+def test_progress_of_both_searches_is_one_and_never_goes_back():
+    model = net()
+    x, y = task(model, n=20, wrong=0)
+    data = Data(x.mul(255).round().byte(), y, ("a", "b", "c", "d"))
+    told: list[float] = []
+    strike_shielded(
+        model, BitDepth(3), data, PGD(steps=9), Linf(0.03), progress=lambda done, total, _: told.append(done / total)
+    )
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len(set(told)) > 9
+
+
+def test_breaks_by_images_of_the_undefended_model_are_not_the_audits(monkeypatch):
+    monkeypatch.setattr("steelman.attacks.reliable.FULL", AutoAttack(steps=2, queries=5))
+    model = net()
+    x, y = task(model, n=30, wrong=0)
+    data = Data(x.mul(255).round().byte(), y, ("a", "b", "c", "d"))
+    weak = Reliable(steps=1, rounds=0, polish=0, queries=0, audit=30)
+    adaptive = strike(model, data, weak, Linf(0.005), generator=seeded())
+    strong = strike(model, data, PGD(steps=20, loss="margin"), Linf(0.3), generator=seeded())
+    both = shielded._worse(adaptive, shielded._given(model, adaptive, strong, data))
+    assert adaptive.audited.any()
+    assert both.broken.any()
+    assert not (both.audited & both.broken & ~adaptive.broken).any()
+    assert (both.margin[both.broken] > 0).all()
+
+
+def test_noisy_answers_that_are_nan_are_no_votes():
+    class Root(nn.Module):
+        def forward(self, x):
+            return torch.stack((x.flatten(1).sum(1), x.flatten(1).sqrt().sum(1)), 1)
+
+    x, y = torch.rand(6, 1, 4, 4, generator=seeded()), torch.zeros(6, dtype=torch.long)
+    assert not accuracy(RandomisedSmoothing(0.5, votes=20)(Root()), (x, y)).any()  # argmax of NaN says 0
 
 
 def test_rounding_at_the_ends_of_the_range_takes_no_derivative_away():

@@ -70,6 +70,18 @@ def test_it_abstains_where_the_classes_are_as_likely():
     assert certificate.predict(model, torch.stack((x[0] - step, x[0] + step))).tolist() == [0, 1]
 
 
+def test_answers_that_are_nan_prove_nothing():
+    """argmax of a row with NaN names a class; a root of noisy pixels below 0 is no answer."""
+
+    class Root(Counting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.sqrt())
+
+    radii = Smoothing(SIGMA, n=200).certify(Root(), torch.full((3, *SHAPE), 0.1))
+    assert radii.label.tolist() == [ABSTAINS] * 3
+    assert (radii.hits < 100).all()
+
+
 @pytest.mark.parametrize("n", [1000, 10_000, 100_000])
 def test_the_largest_radius_has_a_closed_form(n):
     """With all hits the bound is alpha^(1/n); at n = 100,000 about 3.8 sigma (Cohen et al., section 3.2.2)."""

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from steelman.errors import UsageError
-from steelman.stats import Share, clopper_pearson, mcnemar, mean_sd
+from steelman.stats import Share, clopper_pearson, mcnemar, mean_sd, most_left
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,31 @@ def test_a_share_counts_a_mask():
     assert (share.low, share.high) == clopper_pearson(3, 4)
     assert share.to_json() == {"value": 0.75, "low": share.low, "high": share.high, "n": 4}
     assert str(share) == "75.00 % [19.41, 99.37], n = 4"
+
+
+@pytest.mark.parametrize(("sampled", "others"), [(20, 7), (20, 20), (10, 50), (5, 200), (3, 0)])
+def test_what_is_left_is_bounded_as_often_as_it_says(sampled, others):
+    """Whatever the number of hits, the bound holds in 95 % of all samples, by scipy's hypergeometric law."""
+    whole = sampled + others
+    bounds = [most_left(hits, sampled, others) for hits in range(sampled + 1)]
+    for total in range(whole + 1):
+        law = stats.hypergeom(whole, total, sampled)
+        false = sum(law.pmf(hits) for hits in range(min(sampled, total) + 1) if total - hits > bounds[hits])
+        assert false <= 0.05 + 1e-9
+    assert all(0 <= bound <= others for bound in bounds)
+    assert [bound + hits for hits, bound in enumerate(bounds)] == sorted(
+        bound + hits for hits, bound in enumerate(bounds)
+    )
+
+
+def test_of_many_others_the_bound_is_the_binomial_one():
+    assert most_left(0, 20, 100_000) / 100_000 == pytest.approx(1 - 0.05 ** (1 / 20), rel=1e-3)
+    assert most_left(2, 60, 100_000) / 100_000 == pytest.approx(clopper_pearson(2, 60, 0.9)[1], rel=1e-2)
+
+
+def test_more_hits_than_were_sampled_are_refused():
+    with pytest.raises(UsageError, match=r"4 hits in a sample of 3\. Expected 0 <= hits <= 3"):
+        most_left(4, 3, 10)
 
 
 def test_mcnemar_is_a_fair_coin_on_the_discordant_cases():

@@ -16,10 +16,10 @@ Full: TypeAlias = Callable[[Tensor, str], Found]  # what the ensemble finds on t
 def audit(found: Found, held: Tensor, size: int, full: Full, generator: Generator) -> Found:
     """What was found, with what the full ensemble finds on samples of `size` of the `held` rows.
 
-    Should it break one, it goes on with those that hold by the smallest margins, a sixteenth of what is left at a time,
-    until it breaks none of such a group; a fresh sample of the others, twice as large, must then agree, or the next
-    groups follow. `audited` marks all that it attacked, `sampled` the last sample, none of which it broke unless no
-    other images are left: it tells how many of the others it might break.
+    Should it break one, it goes on with those that hold by the smallest margins, a sixteenth of what is left at a time
+    and no fewer than a sample, until it breaks none of such a group; a fresh sample of the others, twice as large, must
+    then agree, or the next groups follow. `audited` marks all that it attacked, `sampled` the last sample, none of
+    which it broke unless no other images are left: it bounds how many of the others would break.
     """
     words = "audit"
     while size and len(held):

@@ -32,7 +32,7 @@ CYCLE: tuple[Run, ...] = (("cross_entropy", True), ("margin", False), ("margin",
 WINDOWS = 0.1  # share of the image that the random search's first windows cover
 WITNESSES = 32  # held images of a chunk that random search tries
 FULL = AutoAttack()  # what is run on samples, and on everything after an alarm
-_WEIGHTS = (8, 2)  # of the search and the audit, in the progress
+_WEIGHTS = (8, 2, 2)  # of the search, the audit and what follows a miss, in the progress
 ALARM = 0.05  # share of the witnesses it may break before the gradients count as masked
 
 
@@ -54,11 +54,11 @@ class Reliable(Attack):
     5. A short Square run on a sample. Where it breaks what the climbs left, or where gradients are dead, they are
        masked, and the full AutoAttack is run on all that is left.
     6. AutoAttack on a random sample of `audit` images of those given up. Should it break one, it goes on with those
-       that hold by the smallest margins, until a sixteenth of them and a fresh sample hold against it as well.
+       that hold by the smallest margins, a sixteenth at a time, until such a group and a fresh sample hold as well.
 
-    How much an image gets depends on the others of its chunk of up to 512. `Found.audited` tells which images were
-    attacked in full, `Found.sampled` which of them were the random sample: of n of which none broke, at most a share of
-    1 - 0.05^(1/n) of the others does (95 % confidence).
+    How much an image gets depends on the others of its chunk of up to 512, and in the audit on all. `Found.audited`
+    tells which images were attacked in full, `Found.sampled` which of them were the random sample that bounds how many
+    of the others would break (`steelman.stats.most_left`).
 
     Raises:
         UsageError: fewer than one step, or a negative number of rounds, queries or audited images.
@@ -144,13 +144,13 @@ class Reliable(Attack):
         found = spread(attacked, open_rows, x, proven)
         held = (~found.success & ~proven).nonzero().squeeze(1)
         ensemble, done = replace(FULL, samples=self.samples), 0
+        first, later = (stages.stage(repr(self), weight) for weight in _WEIGHTS[1:])
 
         def full(rows: Tensor, words: str) -> Found:
             nonlocal done
-            aim, first = None if target is None else target[rows], not done
             begun, done = done, done + len(rows)
-            more = between(progress, begun, done, len(held), f"{self!r}: {words}")
-            told = stages.stage(f"{self!r}: {words}", _WEIGHTS[1]) if first else more
+            aim = None if target is None else target[rows]
+            told = between(later, begun, done, len(held), words) if begun else between(first, 0, done, done, words)
             return ensemble.run(model, x[rows], y[rows], threat, target=aim, progress=told, **options)
 
         found = audit(found, held, self.audit, full, generator)
@@ -162,7 +162,7 @@ class Reliable(Attack):
         climbs = self.steps + DIVERSIFYING_STEPS + (3 * self.steps + DIVERSIFYING_STEPS) / 2
         mean = round(climbs + 10 * self.steps * sum(shares))
         forwards = round(self.polish * FEWEST * (1 + 2 / 3))
-        full = f"AutoAttack for {self.audit} images, for all where gradients are masked"
+        full = f"AutoAttack for {self.audit} images, for more where it breaks one, for all where gradients are masked"
         return f"up to {mean} gradients, {forwards} forwards; {full}"
 
 

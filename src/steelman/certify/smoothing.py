@@ -179,7 +179,8 @@ class Smoothing(Certifier):
             copies.normal_(0, self.sigma, generator=generator).add_(image)
             with torch.no_grad():
                 logits = forward(model, copies)
-            counted = logits.argmax(1).bincount(minlength=logits.shape[1])
+            said = logits.argmax(1)[logits.amax(1).isfinite()]  # NaN is no vote
+            counted = said.bincount(minlength=logits.shape[1])
             counts = counted if counts is None else counts + counted
         assert counts is not None
         return counts

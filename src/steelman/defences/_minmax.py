@@ -56,12 +56,14 @@ class MinMax(Objective):
 
 
 def check(objective: MinMax, threat: Threat, ramp: float) -> None:
-    """See that an objective's threat is a ball and its ramp a share.
+    """See that an objective's threat is a ball and its ramp a share, which leads up to a finite eps.
 
     Raises:
         UsageError: they are not.
     """
     ball = as_ball(threat)
+    if ramp and math.isinf(ball.eps):
+        raise UsageError(f"a ramp of {ramp:g} leads up to {ball!r}. Expected a finite eps, or ramp=0.")
     if not 0 <= ramp <= 1:
         raise UsageError(
             f"ramp is {ramp}: {type(objective).__name__} would never train at eps {ball.eps:g}. "

@@ -54,8 +54,9 @@ class _Voting(nn.Module):
         votes = self.shield.votes
         noise = torch.randn((votes, *x.shape), generator=self.generator, dtype=x.dtype).to(x.device)
         logits = self.model((x + self.shield.sigma * noise).flatten(0, 1)).unflatten(0, (votes, len(x)))
-        counts = F.one_hot(logits.detach().argmax(2), logits.shape[2]).sum(0)
-        voted = (counts + 0.5).log().to(logits.dtype)
+        says = logits.detach().amax(2).isfinite()[..., None]  # NaN is no vote, and without any there is no answer
+        counts = (F.one_hot(logits.detach().argmax(2), logits.shape[2]) * says).sum(0)
+        voted = (counts + 0.5).log().to(logits.dtype).where(says.any(0), math.nan)
         if not logits.requires_grad:
             return voted
         return straight_through(voted, logits.log_softmax(2).logsumexp(0))
