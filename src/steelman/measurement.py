@@ -84,8 +84,8 @@ class Measurement(Spec):
         ball = self.ball
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed}. Expected 0 or more, and less than 2^63.")
         if isinstance(self.target, str):
             check_kind(self.target)
         if self.nearest is not None and not self.curve:

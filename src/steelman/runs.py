@@ -102,8 +102,15 @@ class Run:
 
     @property
     def spec_text(self) -> str:
-        """What is computed here, as `steelman.spec.parse` reads it."""
-        return (self.path / "spec.txt").read_text().rstrip("\n")
+        """What is computed here, as `steelman.spec.parse` reads it.
+
+        Raises:
+            RunError: it is no text.
+        """
+        try:
+            return (self.path / "spec.txt").read_text().rstrip("\n")
+        except UnicodeDecodeError:
+            raise RunError(f"{self.path / 'spec.txt'} is no text. Give the directory of a run.") from None
 
     @property
     def command(self) -> str:

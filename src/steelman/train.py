@@ -49,8 +49,8 @@ class Training(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed}. Expected 0 or more, and less than 2^63.")
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected at least one image, or None for all.")
         if self.blocks is not None and self.start is None:

@@ -91,7 +91,9 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     with guarded(model):
         first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
     flips = float((first.argmax(1) != again.argmax(1)).float().mean())
-    yield from _output_checks(first, outcome.attack, flips, random=not torch.equal(first, again))
+    yield from _output_checks(
+        first, outcome.attack, flips, random=not torch.equal(first.nan_to_num(), again.nan_to_num())
+    )
     if threat.eps == 0 or not outcome.right[:num].any():
         return
     one_step = type(threat).__name__ in FGSM.norms
@@ -254,6 +256,12 @@ def _check_same(few: Data, outcome: Outcome) -> None:
 
 
 def _output_checks(logits: Logits, attack: Attack, flips: float, *, random: bool) -> Iterator[Check]:
+    silent = float((~logits.amax(1).isfinite()).float().mean())
+    if silent:
+        words = f"On {_percent(silent)} of the images the largest output is NaN or infinite: that is no prediction."
+        yield _check(
+            "outputs", "fail", _percent(silent), words, "Mend the model: it is neither right nor broken there."
+        )
     probabilities = bool((logits.sum(1) - 1).abs().max() < 1e-4 and logits.min() >= 0)
     yield _check(
         "logits",

@@ -60,7 +60,11 @@ def images(num=30, shape=(8, 8)):
         (("train", "CNN", "--schedule", "steep"), 'Invalid value "steep" for --schedule. Choose from: "constant"'),
         (("train", "CNN", "--lr", "-1"), "lr is -1.0. Expected a positive number"),
         (("train", "CNN", "--lr", "fast"), 'Invalid value for --lr: unable to convert "fast" into float'),
-        (("train", "CNN", "--seed", "-1"), "seed is -1. Expected 0 or more."),
+        (("train", "CNN", "--seed", "-1"), "seed is -1. Expected 0 or more, and less than 2^63."),
+        (
+            ("train", "CNN", "--seed", str(2**63)),
+            "seed is 9223372036854775808. Expected 0 or more, and less than 2^63.",
+        ),
         (("train", "CNN", "--device", "tpu"), "there is no device 'tpu' here. Possible: cpu"),
         (("train", "CNN", "--skip-bad"), "--skip-bad was given for Digits(). It leaves out pictures of a folder"),
         (("train", "CNN", "--start", "nowhere"), "is no directory. Expected a run directory"),
@@ -106,7 +110,12 @@ def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypa
         (("PGD()",), "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3)"),
         (("PGD()", *LINF, "--num", "0"), "num is 0. Expected 1 image or more."),
         (("PGD()", *LINF, "--num", "many"), 'Invalid value for --num: unable to convert "many" into int'),
-        (("PGD()", *LINF, "--seed", "-1"), "seed is -1. Expected 0 or more."),
+        (("PGD()", *LINF, "--seed", "-1"), "seed is -1. Expected 0 or more, and less than 2^63."),
+        (
+            ("PGD()", *LINF, "--seed", str(2**63)),
+            "seed is 9223372036854775808. Expected 0 or more, and less than 2^63.",
+        ),
+        (("", *LINF), "cannot read '' as a spec"),
         (("PGD()", *LINF, "--target", "3"), "target is 3. Expected a class from 0 to 2 (0, 1, 2)."),
         (("PGD()", *LINF, "--target", "worst"), "unknown target 'worst'. Possible: least-likely, next, random. Or the"),
         (

@@ -130,6 +130,13 @@ def test_existing_says_what_is_missing(tmp_path):
         Run.existing(tmp_path)
 
 
+def test_a_spec_that_is_no_text_is_named(tmp_path):
+    Run.open(tmp_path / "a", "Task(1)").close()
+    (tmp_path / "a" / "spec.txt").write_bytes(b"Task(\xe9)")
+    with pytest.raises(RunError, match=r"a/spec\.txt is no text\. Give the directory of a run"):
+        assert Run.existing(tmp_path / "a").spec_text
+
+
 def test_finish(run):
     assert not run.finished
     run.finish()

@@ -447,6 +447,16 @@ def test_what_8_bits_undo_is_named(data):
 
 
 @QUICK
+def test_a_model_that_answers_nan_is_no_random_one(honest, data):
+    silent = Wrapped(honest, after=lambda logits: logits * math.nan)
+    outcome = strike(silent, data, PGD(steps=2), Linf(0.1))
+    found = {check.name: check for check in probe(silent, data, outcome, generator=seeded())}
+    assert found["outputs"].verdict == "fail"
+    assert found["outputs"].value == "100.0 %"
+    assert found["deterministic"].verdict == "ok"
+
+
+@QUICK
 def test_a_search_for_the_nearest_success_may_look_beyond_eps(honest, data):
     for attack in (FMN(steps=5), Strongest((PGD(steps=2), FMN(steps=5)))):
         found = {check.name: check for check in read(strike(honest, data, attack, Linf(0.01)))}

@@ -15,7 +15,6 @@ from steelman.measurement import Measurement
 from steelman.page import Page, Trust
 from steelman.runs import Run
 from steelman.spec import parse
-from steelman.stats import Share
 from steelman.threats import Ball
 from steelman.train import load_run, train
 from steelman.wording import p_text, share_text
@@ -70,12 +69,9 @@ def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | Non
 def _words(facts: dict[str, Any]) -> str:
     before, after = facts["models"]
     robust = [share_text(model["robust"]) for model in (before, after)]
-    natural = [Share.from_json(model["natural"]).value for model in (before, after)]
-    p = after["paired"]["p"]
-    moved = f"Robust accuracy {robust[0]} → {robust[1]} ({p_text(p)})"
-    price = 100 * (natural[0] - natural[1])
-    cost = f"at a price of {price:.1f} points of natural accuracy" if price > 0 else "at no price in natural accuracy"
-    return f"{moved}, {cost}, on the same images within {facts['threat']}."
+    natural = [share_text(model["natural"]) for model in (before, after)]
+    moved = f"Robust accuracy {robust[0]} → {robust[1]} ({p_text(after['paired']['p'])})"
+    return f"{moved}, natural accuracy {natural[0]} → {natural[1]}, on the same images within {facts['threat']}."
 
 
 def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) -> None:

@@ -107,7 +107,7 @@ def measurement(
     if subject.skip_bad and data is not None:
         data = skipping(data)
     return Measurement(
-        attack=parse(attack or usual_attack(ball), "attack"),
+        attack=parse(usual_attack(ball) if attack is None else attack, "attack"),
         threat=ball,
         runs=runs,
         model=subject.model,
