@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, nn
 
 from steelman.attacks import Attack
-from steelman.attacks.found import Health, broken
+from steelman.attacks.found import Health, broken, predicts
 from steelman.chance import drawing_from
 from steelman.data import Data
 from steelman.engine import generator_for, guarded, micro_batch, predict
@@ -320,7 +320,7 @@ def _blank(attack: Attack, threat: Ball, x: Images, y: Labels, logits: Logits, r
 
 
 def _right(logits: Logits, y: Labels) -> Mask:
-    return (logits.argmax(1) == y) & logits.amax(1).isfinite()
+    return (logits.argmax(1) == y) & predicts(logits)
 
 
 def _check_labels(y: Labels, logits: Logits, what: str = "labels") -> None:

@@ -15,7 +15,7 @@ from torch import Generator, nn
 from steelman.attacks import Attack
 from steelman.data import Data
 from steelman.defences import Shield
-from steelman.engine import guarded
+from steelman.engine import generator_for, guarded
 from steelman.evaluate import Outcome, judge, struck_once
 from steelman.losses import margin
 from steelman.progress import Progress, Stages, silent
@@ -82,10 +82,10 @@ def strike_shielded(
     stems = [None if kept is None else kept.with_name(f"{kept.name}-{name}") for name in ("undefended", "search")]
     aware = averaging(attack, shield)
     stages = Stages(progress, attack.passes() + aware.passes())
+    seed = 0 if generator is None else generator.initial_seed()
 
     def told(weight: int) -> dict[str, Any]:  # each search draws from the start: which of them is new does not matter
-        fresh = generator and Generator(generator.device).manual_seed(generator.initial_seed())
-        return {"generator": fresh, "progress": stages.stage("", weight)}
+        return {"generator": generator_for(data.images, seed), "progress": stages.stage("", weight)}
 
     undefended = struck_once(stems[0], model, data, attack, threat, target=target, **told(attack.passes()))
     again: dict[str, Any] = {"target": undefended.target, **told(aware.passes())}

@@ -14,6 +14,7 @@ from torch import Generator, nn
 
 from steelman.attacks import Attack, Nearest
 from steelman.attacks.fgsm import FGSM
+from steelman.attacks.found import predicts
 from steelman.attacks.noise import Noise
 from steelman.attacks.pgd import PGD
 from steelman.attacks.square import Square
@@ -256,7 +257,7 @@ def _check_same(few: Data, outcome: Outcome) -> None:
 
 
 def _output_checks(logits: Logits, attack: Attack, flips: float, *, random: bool) -> Iterator[Check]:
-    silent = float((~logits.amax(1).isfinite()).float().mean())
+    silent = float((~predicts(logits)).float().mean())
     if silent:
         words = f"On {_percent(silent)} of the images the largest output is NaN or infinite: that is no prediction."
         yield _check(

@@ -66,13 +66,15 @@ class Found:
     health: Health
 
 
-def broken(logits: Logits, y: Labels, target: Labels | None = None) -> Mask:
-    """Where the prediction is wrong, or is the target; never where the largest logit is no finite number.
+def predicts(logits: Tensor) -> Tensor:
+    """Where the largest logit of the last dimension is finite: NaN is no prediction, -inf of other classes no harm."""
+    return logits.amax(-1).isfinite()
 
-    NaN is no prediction and no success; classes that a model rules out with -inf do no harm.
-    """
+
+def broken(logits: Logits, y: Labels, target: Labels | None = None) -> Mask:
+    """Where the prediction is wrong, or is the target; never where there is none."""
     guess = logits.argmax(1)
-    return (guess != y if target is None else guess == target) & logits.amax(1).isfinite()
+    return (guess != y if target is None else guess == target) & predicts(logits)
 
 
 def improved(found: Found, rows: Tensor, more: Found) -> Found:

@@ -12,6 +12,7 @@ import torch
 from scipy import special
 from torch import Generator, Tensor, nn
 
+from steelman.attacks.found import predicts
 from steelman.certify import Certifier
 from steelman.engine import forward, generator_for, guarded, micro_batch
 from steelman.errors import RunError, UsageError
@@ -179,7 +180,7 @@ class Smoothing(Certifier):
             copies.normal_(0, self.sigma, generator=generator).add_(image)
             with torch.no_grad():
                 logits = forward(model, copies)
-            said = logits.argmax(1)[logits.amax(1).isfinite()]  # NaN is no vote
+            said = logits.argmax(1)[predicts(logits)]
             counted = said.bincount(minlength=logits.shape[1])
             counts = counted if counts is None else counts + counted
         assert counts is not None

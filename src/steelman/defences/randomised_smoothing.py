@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from steelman.attacks.found import predicts
 from steelman.defences import Shield
 from steelman.errors import UsageError
 from steelman.surrogates import straight_through
@@ -54,7 +55,7 @@ class _Voting(nn.Module):
         votes = self.shield.votes
         noise = torch.randn((votes, *x.shape), generator=self.generator, dtype=x.dtype).to(x.device)
         logits = self.model((x + self.shield.sigma * noise).flatten(0, 1)).unflatten(0, (votes, len(x)))
-        says = logits.detach().amax(2).isfinite()[..., None]  # NaN is no vote, and without any there is no answer
+        says = predicts(logits.detach())[..., None]  # without any vote there is no answer
         counts = (F.one_hot(logits.detach().argmax(2), logits.shape[2]) * says).sum(0)
         voted = (counts + 0.5).log().to(logits.dtype).where(says.any(0), math.nan)
         if not logits.requires_grad:
