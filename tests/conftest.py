@@ -41,14 +41,14 @@ def data_root() -> Path:
 @pytest.fixture(scope="module")
 def short_probes() -> Iterator[None]:
     """The trust checks' probes with few steps, where only that they are asked matters."""
-    from steelman import trust
+    from steelman import probes
     from steelman.attacks.pgd import PGD
     from steelman.attacks.square import Square
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trust, "SHORT", PGD(steps=3))
-        patch.setattr(trust, "LONG", PGD(steps=6, loss="margin"))
-        patch.setattr(trust, "SCORES", Square(queries=20))
+        patch.setattr(probes, "SHORT", PGD(steps=3))
+        patch.setattr(probes, "LONG", PGD(steps=6, loss="margin"))
+        patch.setattr(probes, "SCORES", Square(queries=20))
         yield
 
 

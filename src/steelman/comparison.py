@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from steelman.errors import RunError, SteelmanError, UsageError
 from steelman.evaluate import Outcome, struck_once
 from steelman.measurement import Measurement, Prepared, check_plain
 from steelman.optimality import envelope, largest, optimality
-from steelman.page import Lines, Page, Panel, Section, Series, Table
+from steelman.page import Check, Lines, Page, Panel, Section, Series, Table, Trust
 from steelman.progress import Progress, Stages, silent
 from steelman.spec import Spec
 from steelman.stats import Share
+from steelman.trust import examine
 
 POINTS = 41  # radii at which the figure shows robust accuracy
 
@@ -92,8 +93,18 @@ def compare(
     return sorted(ranked, key=lambda row: row.rank or len(rows) + 1)
 
 
-def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row]) -> dict[str, Any]:
-    """The whole table as plain data."""
+def strongest(rows: Sequence[Row], prepared: Prepared, progress: Progress = silent) -> Trust:
+    """Whether the number of the strongest attack, the first row, can be trusted."""
+    outcome, what = rows[0].outcome, "checking what can be trusted"
+    assert outcome is not None
+    progress(0, 1, what)
+    trust = examine(prepared.subjects[0].model, prepared.data, outcome)
+    progress(1, 1, what)
+    return trust
+
+
+def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row], trust: Trust) -> dict[str, Any]:
+    """The whole table, and what can be trusted of the strongest attack's number, as plain data."""
     asked, outcomes = comparison.measurement, [row.outcome for row in rows if row.outcome is not None]
     return {
         "model": prepared.subjects[0].name,
@@ -105,6 +116,7 @@ def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row]) -> d
         "notes": list(prepared.notes),
         "natural": outcomes[0].natural.to_json(),
         "attacks": [_facts(row) for row in rows],
+        "trust": [asdict(check) for check in trust.checks],
     }
 
 
@@ -112,7 +124,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
     """The table, and robust accuracy over distance of all attacks where their distances say something."""
     best = facts["attacks"][0]
     columns = ("rank", "attack", "robust", "success", "median distance", "optimality", "forwards an image")
-    columns += ("backwards an image", "seconds", "rejected")
+    columns += ("backwards an image", "seconds", "candidates outside the threat")
     cells = tuple(
         (rank_text(one), one["attack"], one["robust"], one["success"], distance_cell(one), one["optimality"])
         + (("", "", "", "") if one["error"] else tuple(one[name] for name in _COSTS))
@@ -133,12 +145,26 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
             *(f"{one['attack']} failed: {one['error']}" for one in facts["attacks"] if one["error"]),
         ),
         sections=(
-            Section("Result", (), (Table("Attacks, the strongest first", columns, cells),)),
+            Section("Result", (about(facts),), (Table("Attacks, the strongest first", columns, cells),)),
             *((Section("Over distance", (), (_figure(rows),)),) if facts["unlimited"] else ()),
+            Section("Can the strongest attack's number be trusted?", (), (_trust(facts),)),
         ),
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
     )
+
+
+def about(facts: dict[str, Any]) -> str:
+    """On which images the columns stand."""
+    natural = Share.from_json(facts["natural"])
+    right = round(natural.value * natural.n)
+    rest = "successes, median distance and optimality" if facts["unlimited"] else "successes and median distance"
+    return f"Natural accuracy is {natural}. {rest[0].upper()}{rest[1:]} are those of the {right} images that are right."
+
+
+def _trust(facts: dict[str, Any]) -> Trust:
+    checks = tuple(Check(**check) for check in facts["trust"])
+    return Trust(f"{facts['attacks'][0]['attack']} within {facts['threat']}", checks)
 
 
 _COSTS = ("forwards", "backwards", "seconds", "rejected")

@@ -17,6 +17,7 @@ Cell: TypeAlias = str | int | float | dict[str, Any] | None
 Real: TypeAlias = int | float  # said in full, because types are checked at run time in tests
 Role: TypeAlias = Literal["natural", "fgsm", "pgd", "published", "other"]  # keeps one meaning one colour everywhere
 Drawn: TypeAlias = Literal["lines", "points", "steps"]
+Verdict: TypeAlias = Literal["ok", "info", "warn", "fail"]  # from good to bad
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,15 @@ class Check:
     """One trust check: what was measured, what it means in plain words, and what to do."""
 
     name: str
-    verdict: Literal["ok", "warn", "fail", "info"]
+    verdict: Verdict
     value: str
     words: str
     remedy: str = ""
+
+    @classmethod
+    def of(cls, name: str, verdict: Verdict, value: str, words: str, remedy: str) -> "Check":
+        """A check whose remedy is told only where one is needed."""
+        return cls(name, verdict, value, words, remedy if verdict in ("warn", "fail") else "")
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ class Page:
         return cls(**raw)
 
 
-_VERDICTS = ("ok", "info", "warn", "fail")  # from good to bad
+_VERDICTS = get_args(Verdict)
 _ITEMS = {
     "table": Table,
     "lines": Lines,

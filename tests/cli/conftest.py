@@ -16,9 +16,9 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 def quick_and_quiet(monkeypatch):
     """No word of progress however slow the machine is, and shorter probes: what they find is tested elsewhere."""
     monkeypatch.setattr("steelman.cli.bar.PATIENCE", 1e6)
-    monkeypatch.setattr("steelman.trust.SHORT", PGD(steps=3))
-    monkeypatch.setattr("steelman.trust.LONG", PGD(steps=6, loss="margin"))
-    monkeypatch.setattr("steelman.trust.SCORES", Square(queries=20))
+    monkeypatch.setattr("steelman.probes.SHORT", PGD(steps=3))
+    monkeypatch.setattr("steelman.probes.LONG", PGD(steps=6, loss="margin"))
+    monkeypatch.setattr("steelman.probes.SCORES", Square(queries=20))
 
 
 @pytest.fixture(scope="session")

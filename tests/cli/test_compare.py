@@ -85,9 +85,11 @@ def test_the_table_shows_rank_ties_costs_and_failures(call, runs, peer):
     words = ("--attacks", "FGSM()", PEER, "DDN()", "Foreign('torchattacks.FGSM(step=1)')", *LINF, "--num", "10")
     code, out, err = call("compare", runs / "plain", *words)
     assert (code, err) == (0, "")
-    head, columns, *rows = out.splitlines()
+    head, natural, columns, *rows = out.splitlines()
+    assert natural.startswith("natural  ")
+    assert natural.endswith("n = 10")
     assert head.startswith("plain within Linf(0.1), 10 images of Arrays(")
-    assert columns.split() == ["rank", "attack", "robust", "forwards", "backwards", "seconds", "rejected"]
+    assert columns.split() == ["rank", "attack", "robust", "forwards", "backwards", "seconds"]
     assert [row.split()[0] for row in rows[:2]] == ["1=", "1="]
     assert all("n = 10" in row for row in rows[:2])
     assert all("failed" in row for row in rows[2:4])
@@ -97,11 +99,21 @@ def test_the_table_shows_rank_ties_costs_and_failures(call, runs, peer):
 
 def test_without_a_limit_the_table_has_distances(call, runs):
     out = call("compare", runs / "plain", *NEAREST, "--attacks", "DDN(steps=20)", "Noise()", "--num", "9")[1]
-    assert out.splitlines()[1].split() == [
+    assert out.splitlines()[2].split() == [
         *("rank", "attack", "success", "median", "distance", "optimality"),
-        *("forwards", "backwards", "seconds", "rejected"),
+        *("forwards", "backwards", "seconds"),
     ]
-    assert "1.000" in out.splitlines()[2]
+    assert "1.000" in out.splitlines()[3]
+
+
+def test_the_strongest_attacks_number_is_examined(call, runs):
+    """A comparison of weak attacks says that none is strong: PGD leaves far fewer."""
+    words = (runs / "plain", *LINF, "--attacks", "Noise(tries=1)", "Noise(tries=2)")
+    checks = {check["name"]: check for check in told(call, *words)["trust"]}
+    assert checks["attack strength"]["verdict"] == "fail"
+    lines = call("compare", *words)[1].splitlines()
+    assert "of the strongest attack, Noise(tries=2):" in lines
+    assert next(line for line in lines if line.startswith("trust")).startswith("trust    fail: attack strength")
 
 
 def test_a_bug_in_one_attack_does_not_stop_the_others(call, runs, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steelman import trust
+from steelman import probes
 from steelman.attacks.fgsm import FGSM
 from steelman.attacks.pgd import PGD
 from steelman.attacks.square import Square
@@ -39,9 +39,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "transfer"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(plans.TWIN_SCALES, "smoke", Scale(2, 1, 120, 40, 20, 4, (FGSM(),), PGD(steps=2)))
-        patch.setattr(trust, "SHORT", PGD(steps=2))
-        patch.setattr(trust, "LONG", PGD(steps=3, loss="margin"))
-        patch.setattr(trust, "SCORES", Square(queries=5))
+        patch.setattr(probes, "SHORT", PGD(steps=2))
+        patch.setattr(probes, "LONG", PGD(steps=3, loss="margin"))
+        patch.setattr(probes, "SCORES", Square(queries=5))
         TINY.run(out)
     return out
 

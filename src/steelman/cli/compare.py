@@ -30,9 +30,11 @@ def compare(
     successes, and they are sorted by optimality: 1 for one that is nowhere further than the best of all.
     """
     from steelman.cli import inputs
+    from steelman.cli.results import trust_lines
     from steelman.comparison import Comparison
     from steelman.errors import UsageError
     from steelman.spec import parse
+    from steelman.stats import Share
 
     if not attacks:
         raise UsageError('--attacks names none. Expected one or more, such as --attacks "FGSM()" "PGD()".')
@@ -44,8 +46,10 @@ def compare(
         return
     say(f"{facts['model']} within {facts['threat']}, {facts['n']} images of {facts['data']} ({facts['split']})")
     say(*(f"note     {note}" for note in facts["notes"]))
+    say(f"natural  {Share.from_json(facts['natural'])}")
     say_table(*_table(facts))
     say(*(f"failed   {one['attack']}: {one['error']}" for one in facts["attacks"] if one["error"]))
+    say(f"of the strongest attack, {facts['attacks'][0]['attack']}:", *trust_lines(facts["trust"]))
     if out is not None:
         say(str(out))
 
@@ -57,13 +61,14 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
     from steelman.cli import pages, results
     from steelman.cli.bar import reporting
     from steelman.comparison import compare as compute
-    from steelman.comparison import comparison_page, record
+    from steelman.comparison import comparison_page, record, strongest
     from steelman.runs import DISK_SPACE, Run
 
     with reporting() as progress:
         prepared = results.ready(comparison.measurement, subject, progress)
         if out is None:
-            return record(comparison, prepared, compute(comparison, prepared, progress))
+            rows = compute(comparison, prepared, progress)
+            return record(comparison, prepared, rows, strongest(rows, prepared, progress))
         asked = dataclasses.replace(comparison.measurement, data=prepared.source)
         comparison = dataclasses.replace(comparison, measurement=asked)
         need = DISK_SPACE + 5 * prepared.data.images.numel() * len(comparison.attacks)
@@ -71,7 +76,7 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
         with Run.open(out, repr(comparison), prepared.digest, command=command, need=need) as run:
             if not run.finished:
                 rows = compute(comparison, prepared, progress, run.path / "examples")
-                facts = record(comparison, prepared, rows)
+                facts = record(comparison, prepared, rows, strongest(rows, prepared, progress))
                 pages.keep(run, comparison_page(facts, rows, command))
                 run.write_json("comparison", facts)
                 if not any(row.error for row in rows):  # what failed is tried again
@@ -92,7 +97,7 @@ def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     from steelman.stats import Share
 
     found = ["success", "median distance", "optimality"] if facts["unlimited"] else ["robust"]
-    columns = ["rank", "attack", *found, "forwards", "backwards", "seconds", "rejected"]
+    columns = ["rank", "attack", *found, "forwards", "backwards", "seconds"]
     rows: list[list[str]] = []
     for one in facts["attacks"]:
         if one["error"]:
@@ -100,7 +105,7 @@ def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             continue
         share = str(Share.from_json(one["success" if facts["unlimited"] else "robust"]))
         near = [_number(distance_cell(one), "{:.4g}"), _number(one["optimality"], "{:.3f}")]
-        costs = [f"{one[name]:g}" for name in ("forwards", "backwards", "seconds", "rejected")]
+        costs = [f"{one[name]:g}" for name in ("forwards", "backwards", "seconds")]
         rows.append([rank_text(one), one["attack"], share, *(near if facts["unlimited"] else []), *costs])
     return columns, rows
 

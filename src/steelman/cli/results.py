@@ -90,7 +90,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     shares[1] += f"   under {facts['attack']} within {facts['threat']}{aim}"
     notes = [f"note     {note}" for note in facts["notes"]]
     saved = [f"{name:<8} {facts[name]}" for name in ("saved", "exported") if name in facts]
-    return [*shares, *asides(facts), *_trust_lines(model["trust"]), *notes, *saved]
+    return [*shares, *asides(facts), *trust_lines(model["trust"]), *notes, *saved]
 
 
 def asides(facts: dict[str, Any]) -> list[str]:
@@ -181,7 +181,8 @@ def _aim(facts: dict[str, Any]) -> str:
     return "" if facts["target"] is None else f", aimed at {described(facts['target'])}"
 
 
-def _trust_lines(checks: list[dict[str, Any]]) -> list[str]:
+def trust_lines(checks: list[dict[str, Any]]) -> list[str]:
+    """What is wrong first, each check in a line; what is in order by name."""
     found = [
         f"{check['verdict']}: {check['name']} – {check['words']}" + (f" {check['remedy']}" if check["remedy"] else "")
         for worst in ("fail", "warn", "info")
