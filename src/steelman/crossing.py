@@ -160,9 +160,10 @@ def headline(items: Sequence[Matrix]) -> str:
         return "Every image was judged by the network that it was made on."
     falls = [_natural(item, target)["value"] - cell["value"] for cell, item, _, target in pairs or cells]
     cell, item, source, target = (pairs or cells)[falls.index(max(falls))]
+    tied = " (and others as well)" if falls.count(max(falls)) > 1 else ""
     does = f"{_attack(item)} carries over best, from" if pairs else f"Of saved images those of {_attack(item)} do most,"
     before = share_text(_natural(item, target))
-    return f"{does} {source} to {target}: {before} are right without attack, {share_text(cell)} under it."
+    return f"{does} {source} to {target}{tied}: {before} are right without attack, {share_text(cell)} under it."
 
 
 def finding(item: Matrix) -> str:

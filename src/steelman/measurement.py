@@ -81,6 +81,8 @@ class Measurement(Spec):
             raise UsageError(f"{len(self.names)} names for {len(self.models)} models. Give one each, or none.")
         if again := [name for name in self.names if self.names.count(name) > 1]:
             raise UsageError(f"two models are called {again[0]}. Give each a name of its own.")
+        if again := [run for run in self.runs if self.runs.count(run) > 1]:
+            raise UsageError(f"{again[0]} was given twice. Give each run once.")
         ball = self.ball
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
@@ -90,6 +92,11 @@ class Measurement(Spec):
             check_kind(self.target)
         if self.nearest is not None and not self.curve:
             raise UsageError(f"{self.nearest!r} is for a curve, and no radii were given. Say which with --curve.")
+        if self.nearest is not None and not self.nearest.strays(ball):
+            raise UsageError(
+                f"{self.nearest!r} stops at its first success within eps. Give a search for the nearest one, such as "
+                "DDN() or FMN()."
+            )
         if self.certifier is not None and self.shield is not None:
             raise UsageError(
                 f"both {self.certifier!r} and {self.shield!r} were given. A certificate is of the model itself: leave "
@@ -224,7 +231,7 @@ def _given(measurement: Measurement, data: Data) -> nn.Module:
     assert measurement.model is not None
     if is_run(measurement.model):
         raise UsageError(f"{measurement.model} is a run directory. Give it without --model.")
-    if measurement.weights is None and ":" not in measurement.model.split("(")[0]:
+    if measurement.weights is None and not set(":.") & set(measurement.model.split("(")[0]):
         raise WeightsError(
             f"{measurement.model} was given without weights, and an untrained network says nothing. Give the file "
             f"with --weights, or train it first: steelman train {measurement.model}."

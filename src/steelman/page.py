@@ -32,7 +32,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """One line or one group of bars; y in [0, 1] for shares, low and high are the interval's ends."""
+    """One line or one group of bars; y in [0, 1] for shares, low and high are the interval's ends.
+
+    `like` is the label of an earlier series of the same role whose colour it has: the same model, measured otherwise.
+    """
 
     label: str
     role: Role
@@ -40,6 +43,7 @@ class Series:
     y: tuple[Real | None, ...]
     low: tuple[Real | None, ...] = ()
     high: tuple[Real | None, ...] = ()
+    like: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

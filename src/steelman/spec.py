@@ -37,6 +37,18 @@ KINDS = {
 }
 
 
+_EXAMPLES = {
+    "threat": "Linf(0.3)",
+    "objective": "Adversarial(PGD(steps=7), Linf(0.3))",
+    "shield": "JPEG(quality=50)",
+    "certifier": "CROWN()",
+    "architecture": "FastCNN(filters=32)",
+    "data": "MNIST()",
+    "recipe": "Recipe(epochs=5)",
+    "study": "Finetune(seed=1)",
+}  # of the other kinds: an attack
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Spec:
     """Base of everything with a name. Fields without a default are printed by position, others only when changed."""
@@ -89,20 +101,21 @@ def parse(text: str, kind: str | None = None) -> Any:
     Raises:
         SpecError: no such name or field, a value of the wrong type, or text that is more than a literal.
     """
+    example = _EXAMPLES.get(kind or "", "PGD(steps=40)")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise SpecError(
-            f"cannot read {text!r} as a spec. Expected a name or a call such as PGD(steps=40); quote it for the shell."
+            f"cannot read {text!r} as a spec. Expected a name or a call such as {example}; quote it for the shell."
         ) from None
     if not isinstance(tree, ast.Name | ast.Call):
-        raise SpecError(f"{text!r} names nothing. Expected a name or a call such as PGD(steps=40).")
+        raise SpecError(f"{text!r} names nothing. Expected a name or a call such as {example}.")
     try:
         return _component(tree, [kind] if kind else list(KINDS), kind or "name")
     except (OverflowError, RecursionError):
         raise SpecError(
             f"cannot read {text!r} as a spec: a number too large for a float, or nested too deeply. "
-            "Expected a call such as PGD(steps=40)."
+            f"Expected a call such as {example}."
         ) from None
 
 

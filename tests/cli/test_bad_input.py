@@ -109,7 +109,7 @@ def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypa
         (("PGD()", "--threat", "Linf(nan)"), "Linf: eps is nan. Expected a radius >= 0"),
         (("PGD()",), "no threat was given. Say what an attacker may do with --threat, such as Linf(0.3)"),
         (("PGD()", *LINF, "--num", "0"), "num is 0. Expected 1 image or more."),
-        (("PGD()", *LINF, "--num", "many"), 'Invalid value for --num: unable to convert "many" into int'),
+        (("PGD()", *LINF, "--num", "many"), "Invalid value for --num: 'many' is no whole number."),
         (("PGD()", *LINF, "--seed", "-1"), "seed is -1. Expected 0 or more, and less than 2^63."),
         (
             ("PGD()", *LINF, "--seed", str(2**63)),
@@ -123,6 +123,8 @@ def test_unknown_names_are_answered_with_the_choices(refused, tmp_path, monkeypa
             "nothing is known of .jpg. Possible: FILE.npz, FILE.safetensors, or a",
         ),
         (("PGD()", *LINF, "--weights", "w.pt"), "w.pt were given without a model. Say which with --model."),
+        (("PGD()", *LINF, "--seed", "1.5"), "Invalid value for --seed: '1.5' is no whole number."),
+        (("PGD()", "--threat", "0.1"), "'0.1' names nothing. Expected a name or a call such as Linf(0.3)."),
         (("PGD()", *LINF, "--model", "CNN"), "two models were given"),
         (("PGD()", *LINF, "--skip-bad"), "--skip-bad was given for Arrays("),
         (("PGD()", *LINF, "more"), "Unused Tokens: ['more']"),
@@ -137,11 +139,13 @@ def test_what_an_attack_cannot_use_is_said(refused, runs, words, said):
     [
         (("--curve", "0.1,many"), "cannot read the radii '0.1,many'. Expected such as 0.05,0.1,8/255, or how many."),
         (("--curve", "1/0"), "cannot read the radii '1/0'."),
-        (("--curve", "0"), "0 radii up to Linf(0.1). Expected 1 or more up to a finite eps, or radii"),
+        (("--curve", "0"), "0 radii up to Linf(0.1). Expected 1 to 1000 up to a finite eps, or the radii"),
         (("--curve", "0.1,-0.2"), "the radii of a curve are -0.2, 0.1. Expected finite ones above 0"),
-        (("--curve", "4", "--threat", "L2(inf)"), "4 radii up to L2(inf). Expected 1 or more up to a finite eps"),
+        (("--curve", "4", "--threat", "L2(inf)"), "4 radii up to L2(inf). Expected 1 to 1000 up to a finite eps"),
         (("--nearest", "FMN()"), "FMN() is for a curve, and no radii were given. Say which with --curve."),
+        (("--curve", "1000001"), "1000001 radii up to Linf(0.1). Expected 1 to 1000 up to a finite eps"),
         (("--curve", "4", "--nearest", "DDN()"), "DDN() does not search in Linf"),
+        (("--curve", "4", "--nearest", "PGD()"), "PGD() stops at its first success within eps. Give a search for the"),
     ],
 )
 def test_what_a_curve_cannot_use_is_said(refused, runs, words, said):
@@ -407,7 +411,9 @@ def test_a_stopped_evaluation_says_so(call, runs, monkeypatch):
     monkeypatch.setattr("steelman.evaluate.strike", stop)
     code, out, err = call("attack", runs / "plain", "FGSM()", *LINF)
     assert (code, out) == (130, "")
-    assert err.startswith("steelman: stopped by Ctrl-C. Run the same command again")
+    assert err == "steelman: stopped by Ctrl-C. Nothing was kept.\n"
+    err = call("evaluate", runs / "plain", "--attack", "FGSM()", *LINF)[2]
+    assert err == "steelman: stopped by Ctrl-C. Nothing was kept. With --out what is finished is.\n"
 
 
 def test_a_ramp_that_ends_with_the_training_is_warned_of(call, arrays, tmp_path):
@@ -445,3 +451,8 @@ def test_runs_that_number_the_same_classes_otherwise_are_not_compared(call, tmp_
     code, _, err = call("evaluate", tmp_path / "first", tmp_path / "second", *words)
     assert (code, "second numbers the classes" in err) == (2, True)
     assert "Evaluate them one by one" in err
+
+
+def test_a_run_given_twice_is_refused(refused, runs):
+    words = ("evaluate", runs / "plain", runs / "plain", "--attack", "FGSM()", *LINF)
+    assert "plain was given twice. Give each run once." in refused(*words)

@@ -220,4 +220,4 @@ def test_mistakes_are_told_before_a_training_and_its_time_is_its_own(runs, call,
 
 def test_a_number_of_radii_needs_a_limit(runs, refused):
     words = ("certify", runs / "plain", "--threat", "L2(inf)", "--radii", "3")
-    assert "Expected 1 or more up to a finite eps, or radii: --radii 0.5" in refused(*words)
+    assert "Expected 1 to 1000 up to a finite eps, or the radii themselves: --radii 0.5" in refused(*words)

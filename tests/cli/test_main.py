@@ -98,7 +98,7 @@ def fails(monkeypatch, error):
         (
             KeyboardInterrupt(),
             130,
-            "steelman: stopped by Ctrl-C. Run the same command again; where it has --out, finished attacks are kept.\n",
+            "steelman: stopped by Ctrl-C. Nothing was kept.\n",
         ),
         (
             OSError(28, "No space left on device", "/disk/x"),
@@ -120,9 +120,20 @@ def test_exit_codes(call, monkeypatch, error, code, said):
 
 
 def test_bugs_keep_their_traceback(monkeypatch):
-    fails(monkeypatch, ZeroDivisionError("a bug"))
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        main(["list", "attacks"])
+    monkeypatch.setattr("steelman.cli.help_text", None)
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        main(["--help"])
+
+
+def test_an_error_in_the_users_own_code_is_one_line_with_its_place(call, monkeypatch):
+    fails(monkeypatch, ZeroDivisionError("too many\nimages"))
+    code, out, err = call("list", "attacks")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        r"steelman: \S*test_main\.py:\d+, in run, raised ZeroDivisionError: too many images\. Correct that: it must "
+        r"work on any batch of images\.\n",
+        err,
+    )
 
 
 def into(file):

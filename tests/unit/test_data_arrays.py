@@ -119,8 +119,12 @@ def test_safetensors_hold_the_same(tmp_path: Path) -> None:
         ({"split": GIVEN % 2}, r"split holds \[0, 1\]"),
         ({"split": GIVEN[:5]}, r"split have shape \(5,\)"),
         ({"split": None, "labels": np.arange(10)}, r"class '0' has 1 images"),
+        (
+            {"labels": None, "images": None, "split": None, "x_train": GIVEN},
+            r"holds x_train\. Expected arrays named .*np\.savez\(",
+        ),
         ({"labels": None}, r"holds no labels \(found: images, split\)\. Expected arrays named images and labels"),
-        ({"labels": np.array([{}] * 10)}, r"cannot be read .*pickled objects are refused"),
+        ({"labels": np.array([{}] * 10)}, r"cannot be read \(it holds pickled objects\).*pickled objects are refused"),
         ({"classes": np.array([{}, {}])}, r"cannot be read .*pickled objects are refused"),
         ({"images": np.array([["a"] * 5] * 10)}, r"cannot be read"),
     ],

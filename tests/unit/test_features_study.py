@@ -92,11 +92,23 @@ class TestPlan:
 
     @pytest.mark.parametrize(
         ("fields", "words"),
-        [({"seeds": 0}, "seeds is 0"), ({"num": 5}, "num is 5"), ({"tolerance": -1.0}, "tolerance")],
+        [
+            ({"seeds": 0}, "seeds is 0"),
+            ({"num": 5}, "num is 5"),
+            ({"tolerance": -1.0}, "tolerance"),
+            ({"eps": 5.0}, r"eps is 5\. Expected above 0 and up to 1.* such as 8/255"),
+        ],
     )
     def test_a_study_that_cannot_be_done_is_refused(self, fields, words):
         with pytest.raises(UsageError, match=words):
             Features(**fields)
+
+    def test_an_unknown_layer_is_refused_before_any_training(self, tmp_path):
+        with pytest.raises(UsageError, match=r"unknown layer of BlindCNN 'nope'\. Possible: features, features\.0"):
+            replace(TINY, layer="nope").run(tmp_path / "run")
+        with pytest.raises(UsageError, match=r"the network has no ReLU layer\. Name the layer to invert"):
+            replace(TINY, architecture=Linear1()).run(tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
     def test_the_study_and_its_questions_have_names(self):
         assert parse(repr(TINY), "study") == TINY

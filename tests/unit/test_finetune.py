@@ -115,6 +115,8 @@ class TestPlan:
             ({"models": (ConvNet(), ConvNet(activation="tanh"))}, "two networks of the study are called ConvNet"),
             ({"eps_list": ()}, "eps_list is empty"),
             ({"mix": 1.5}, "mix is 1.5"),
+            ({"eps": 5.0}, r"eps is 5\. Expected above 0 and up to 1"),
+            ({"eps_list": (0.1, 0.0)}, r"eps is 0\. Expected above 0 and up to 1"),
             ({"seeds": 0}, "seeds is 0"),
         ],
     )
@@ -291,6 +293,13 @@ class TestWords:
         assert few == "it holds against both, and FGSM shows 4.0 points too much"
         assert verdict(_arm(PGD(), 0.9, 0.7, 0.65, p=0.2)) == "it holds against both alike"
         assert verdict(_arm(PGD(), 0.9, 0.65, 0.7)) == "it holds against both alike"
+
+    def test_a_network_at_chance_is_said_to_guess(self) -> None:
+        """One that names the most frequent class for every image holds against anything."""
+        arm = dataclasses.replace(_arm(FGSM(), 0.113, 0.113, 0.113), chance=0.1135)
+        assert verdict(arm) == "it only guesses, so nothing is said of how it holds"
+        assert headline(TINY.plan(), [arm]).endswith("test images are right: it only guesses.")
+        assert "guess" not in verdict(dataclasses.replace(_arm(FGSM(), 0.9, 0.9, 0.9), chance=0.1135))
 
     def test_nothing_learned_is_said(self) -> None:
         assert verdict(_arm(FGSM(), 0.9, 0.05, 0.0)) == "it did not learn to hold"

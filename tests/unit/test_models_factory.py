@@ -39,6 +39,9 @@ def needs(path, depth):
 def fails():
     raise RuntimeError("no such luck\\nsecond line")
 
+def leaves():
+    raise SystemExit("no net today")
+
 ready = fixed()
 number = 3
 builtin = dict
@@ -51,6 +54,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "own_models.py").write_text(SOURCE)
     (tmp_path / "sibling_of_own.py").write_text("value = 1\n")
     (tmp_path / "broken_models.py").write_text("def oops(:\n")
+    (tmp_path / "leaving_models.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "needy_models.py").write_text("import surely_not_installed\n")
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text("")
@@ -109,6 +113,10 @@ def test_the_seed_decides_a_factorys_weights_and_nothing_global_changes(own):
         ("own_models:number.nothing", r"unknown name in own_models 'nothing'. Possible: "),
         ("own_models:needs", r"needs path, depth. Possible: shape, classes or nothing"),
         ("own_models:fails", r"fails failed: RuntimeError: no such luck. Correct it"),
+        ("own_models:leaves", r"leaves failed: SystemExit: no net today. Correct it"),
+        ("leaving_models:net", r"importing leaving_models failed: SystemExit: 3. Correct the module"),
+        ("own_models.fixed", r"is written package.module:factory, such as own_models:fixed\."),
+        ("own_models.py", r"is written package.module:factory, such as own_models:make_net\."),
         ("broken_models:oops", r"importing broken_models failed: SyntaxError: .* Correct the module"),
         ("needy_models:net", r"importing needy_models failed: No module named 'surely_not_installed'. Install"),
         ("own_models:", r"is no package.module:factory. Write the module's dotted name"),

@@ -132,6 +132,17 @@ def test_no_two_series_look_alike_and_a_role_keeps_its_colour() -> None:
     assert len({look.dash for look in first}) == len({look.marker for look in first}) == 5  # not by colour alone
 
 
+def test_a_series_like_another_has_its_colour_and_is_told_from_it_otherwise() -> None:
+    names = ("a", "b", "c", "d", "e")  # more models than colours of their own
+    series = [Series(name, "other", (), ()) for name in names]
+    looks = palette.styles([*series, *(Series(f"{name}, certified", "other", (), (), like=name) for name in names)])
+    for name in names:
+        one, twin = looks["other", name], looks["other", f"{name}, certified"]
+        assert one.token == twin.token
+        assert one.dash != twin.dash
+        assert (one.hollow, twin.hollow) == (False, True)
+
+
 # figures
 
 NATURAL = Series("natural", "natural", (0, 1, 2), (0.9, 0.8, 0.7), (0.85, 0.75, 0.65), (0.95, 0.85, 0.75))

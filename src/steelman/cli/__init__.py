@@ -7,7 +7,10 @@ Ctrl-C, 141 the reader of the output has gone.
 import io
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 ABOUT = "Break, harden and understand image classifiers."
 
@@ -22,8 +25,9 @@ VERBS = {  # in the order of a first session
     "study": "Run a whole study and write its report.",
     "report": "Write the HTML report of a run again.",
     "shell": "Attack single images by their number in IPython.",
-    "list": "Show what there is: attacks, threats, models, data, studies or objectives.",
+    "list": "Show what there is: attacks, threats, models, data, studies, recipes and more.",
 }
+RESUMING = ("evaluate", "compare", "transfer-matrix", "certify")  # with --out; a training and a study say it themselves
 FLAGS = {
     "--install-completion": "Teach your shell (bash, zsh or fish) to complete commands and options.",
     "--help, -h": "Display this message and exit.",  # these two in cyclopts' own words
@@ -44,13 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail(
-            "stopped by Ctrl-C. Run the same command again; where it has --out, finished attacks are kept.", 130
-        )
+        kept = any(word.partition("=")[0] == "--out" for word in words)
+        rest = "Run the same command again to go on: what was finished is kept." if kept else "Nothing was kept."
+        hint = " With --out what is finished is." if not kept and words[:1] and words[0] in RESUMING else ""
+        return _fail(f"stopped by Ctrl-C. {rest}{hint}", 130)
     except Exception as error:
         code = _explained(error)
-        if code is None:  # a bug: its traceback is what helps
-            raise
+        if code is None:
+            place = _place_of_strangers(error)
+            if place is None:  # a bug: its traceback is what helps
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            return _fail(f"{place} raised {said}. Correct that: it must work on any batch of images.", 1)
         return code
     return 0
 
@@ -96,6 +105,20 @@ def _explained(error: Exception) -> int | None:
             return _fail(f"{error.strerror or error}{where}. Make room or choose another path, then run it again.", 1)
         case _:
             return None
+
+
+def _place_of_strangers(error: Exception) -> str | None:
+    """Where code of the user's, called by steelman, raised it: file, line and function; None where none did."""
+    import steelman
+
+    own, homes = str(Path(steelman.__file__).parent), sysconfig.get_paths()
+    libraries = ("<", *(homes[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(own):
+            return None
+        if not frame.filename.startswith(libraries):
+            return f"{frame.filename}:{frame.lineno}, in {frame.name},"
+    return None
 
 
 def _abandon_stdout() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelman.cli.options import JsonOption, RootOption, ThreatOption
+from steelman.cli.options import JsonOption, RootOption, ThreatOption, whole
 from steelman.cli.output import rerun, say, say_json, say_table
 
 
@@ -15,8 +15,8 @@ def harden(
     *,
     threat: ThreatOption = None,
     minutes: Annotated[float, Parameter(help="How long training may take.")] = 10.0,
-    num: Annotated[int, Parameter(help="How many test images before and after are measured on.")] = 1000,
-    seed: Annotated[int, Parameter(help="Of everything random.")] = 0,
+    num: Annotated[int, whole("How many test images before and after are measured on.")] = 1000,
+    seed: Annotated[int, whole("Of everything random.")] = 0,
     data_root: RootOption = None,
     out: Annotated[Path | None, Parameter(help="The directory for all of it; else out/harden.")] = None,
     as_json: JsonOption = False,

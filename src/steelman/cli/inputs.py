@@ -29,6 +29,7 @@ from steelman.threats import L0, Ball, as_ball
 from steelman.train import Training, load_run
 
 _ARRAYS = (".npz", ".safetensors")
+_MOST_RADII = 1000
 _ALWAYS_WITHIN = 1.0  # an eps up to this is within the pixel range of any image and norm
 _LATE = 0.9  # the share of training after which eps should be what is meant
 
@@ -151,9 +152,10 @@ def radii(text: str, threat: Ball, option: str = "--curve") -> tuple[float, ...]
     """
     if text.strip().isdecimal():
         num = int(text)
-        if num < 1 or not math.isfinite(threat.eps):
+        if not 1 <= num <= _MOST_RADII or not math.isfinite(threat.eps):
             raise UsageError(
-                f"{num} radii up to {threat!r}. Expected 1 or more up to a finite eps, or radii: {option} 0.5,1,1.5."
+                f"{num} radii up to {threat!r}. Expected 1 to {_MOST_RADII} up to a finite eps, or the radii "
+                f"themselves: {option} 0.5,1,1.5."
             )
         steps = [threat.eps * (step / num) for step in range(1, num + 1)]
         return tuple(sorted({float(math.ceil(eps)) for eps in steps})) if isinstance(threat, L0) else tuple(steps)

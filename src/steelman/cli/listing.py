@@ -23,7 +23,7 @@ KINDS = {
 def listing(
     what: Annotated[
         Literal["attacks", "threats", "models", "data", "studies", "objectives", "shields", "certifiers", "recipes"],
-        Parameter(help="The kind."),
+        Parameter(help="The kind of thing."),
     ],
     /,
     *,

@@ -1,13 +1,27 @@
 """Options that several verbs share, with the same words everywhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 if TYPE_CHECKING:
     from steelman.measurement import Measurement
+
+
+def whole(help: str) -> Parameter:
+    """An option that takes a whole number: cyclopts by itself would round 1.5."""
+    return Parameter(help=help, converter=_whole)
+
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number.") from None
+
 
 DataOption = Annotated[
     str | None,
@@ -40,9 +54,9 @@ class Subject:
     data: DataOption = None
     data_root: RootOption = None
     split: Annotated[Literal["test", "val", "train"], Parameter(help="Which images.")] = "test"
-    num: Annotated[int | None, Parameter(help="Only the first so many images.")] = None
+    num: Annotated[int | None, whole("Only the first so many images.")] = None
     skip_bad: SkipOption = False
-    seed: Annotated[int, Parameter(help="Of the attack's random choices.")] = 0
+    seed: Annotated[int, whole("Of the attack's random choices.")] = 0
     device: DeviceOption = "cpu"
 
     def options(self, asked: "Measurement") -> dict[str, object]:

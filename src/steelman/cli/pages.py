@@ -237,8 +237,9 @@ def _band(model: dict[str, Any]) -> list[Series]:
     points: list[dict[str, Any]] = [{"eps": 0.0, "certified": model["natural"]}, *model["bracket"]["points"]]
     values = {part: tuple(point["certified"][part] for point in points) for part in ("value", "low", "high")}
     eps = tuple(point["eps"] for point in points)
-    proven = Series(f"{model['model']}, certified", "natural", eps, values["value"], values["low"], values["high"])
-    return [_line(model), proven]
+    whole = _line(model)
+    label = f"{whole.label}, certified"
+    return [whole, Series(label, whole.role, eps, values["value"], values["low"], values["high"], like=whole.label)]
 
 
 def _line(model: dict[str, Any]) -> Series:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from steelman.cli.options import DataOption, JsonOption, RootOption, SkipOption
+from steelman.cli.options import DataOption, JsonOption, RootOption, SkipOption, whole
 from steelman.cli.output import rerun, say, say_json
 
 
@@ -20,7 +20,7 @@ def study(
     data: DataOption = None,
     data_root: RootOption = None,
     skip_bad: SkipOption = False,
-    seed: Annotated[int | None, Parameter(help="Of everything random.")] = None,
+    seed: Annotated[int | None, whole("Of everything random.")] = None,
     out: Annotated[Path | None, Parameter(help="The run directory; else out/<name>.")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption
+from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption, whole
 from steelman.cli.output import rerun, say, say_json
 from steelman.schedules import Schedule
 
@@ -20,16 +20,16 @@ class Changes:
         str | None, Parameter(help="A name (steelman list recipes) or a Recipe(...); else the architecture's own.")
     ] = None
     objective: Annotated[str | None, Parameter(help="Such as Adversarial(PGD(steps=10), Linf(0.3)).")] = None
-    epochs: Annotated[int | None, Parameter(help="Passes over the training images.")] = None
+    epochs: Annotated[int | None, whole("Passes over the training images.")] = None
     lr: Annotated[float | None, Parameter(help="The highest learning rate.")] = None
-    batch_size: Annotated[int | None, Parameter(help="Images a step.")] = None
+    batch_size: Annotated[int | None, whole("Images a step.")] = None
     optimizer: Annotated[Literal["adam", "adamw", "sgd", "rmsprop"] | None, Parameter(help="Of the weights.")] = None
     schedule: Annotated[Schedule | None, Parameter(help="Of the learning rate.")] = None
     precision: Annotated[
         Literal["float32", "bfloat16", "auto"] | None,
         Parameter(help="Of products in training; auto takes bfloat16 where the processor multiplies it."),
     ] = None
-    patience: Annotated[int | None, Parameter(help="Stop after so many epochs without a better one on val.")] = None
+    patience: Annotated[int | None, whole("Stop after so many epochs without a better one on val.")] = None
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
     data: DataOption = None,
     data_root: RootOption = None,
     skip_bad: SkipOption = False,
-    seed: Annotated[int | None, Parameter(help="Of weights and order; 0 without it.")] = None,
+    seed: Annotated[int | None, whole("Of weights and order; 0 without it.")] = None,
     start: Annotated[Path | None, Parameter(help="A run whose weights are trained on.")] = None,
     out: Annotated[Path | None, Parameter(help="The run directory; else runs/<name>-<hash>.")] = None,
     device: DeviceOption = "cpu",

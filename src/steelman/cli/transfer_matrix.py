@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
-from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption, ThreatOption
+from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption, ThreatOption, whole
 from steelman.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def transfer_matrix(
     data: DataOption = None,
     data_root: RootOption = None,
     split: Annotated[Literal["test", "val", "train"], Parameter(help="Which images.")] = "test",
-    num: Annotated[int | None, Parameter(help="Only the first so many images.")] = None,
+    num: Annotated[int | None, whole("Only the first so many images.")] = None,
     skip_bad: SkipOption = False,
-    seed: Annotated[int, Parameter(help="Of the attacks' random choices.")] = 0,
+    seed: Annotated[int, whole("Of the attacks' random choices.")] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, Parameter(help="A directory for results, page and adversarial images.")] = None,
     as_json: JsonOption = False,

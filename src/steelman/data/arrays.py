@@ -72,11 +72,17 @@ def _read(path: Path) -> _Content:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}). Expected "
+            f"{path} cannot be read ({_cause(error)}). Expected "
             "plain arrays of numbers in a whole .npz or .safetensors file; pickled objects are refused. Save it again."
         ) from error
     images, labels = (_one_of(path, arrays, *names) for names in (("images", "x"), ("labels", "y")))
     return _Content(images, labels, arrays.get("split"), classes)
+
+
+def _cause(error: Exception) -> str:
+    """Its first line; numpy's own advice on pickled objects is not passed on, as it would run what they hold."""
+    said = str(error).partition("\n")[0] or type(error).__name__
+    return "it holds pickled objects" if "allow_pickle" in said else said
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -84,6 +90,11 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("one bare array")
+        if not set(file.files) & set(_NAMES):
+            raise DataError(
+                f"{path} holds {', '.join(sorted(file.files)) or 'nothing'}. Expected arrays named images and labels, "
+                "or x and y: save those to measure under these names, such as np.savez(file, x=x_test, y=y_test)."
+            )
         arrays = {name: file[name] for name in file.files if name in _NAMES}
         classes = tuple(str(name) for name in file["classes"]) if "classes" in file.files else ()
     # torch knows no foreign byte order

@@ -19,6 +19,7 @@ from steelman.models import seeded
 from steelman.spec import parse
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _COMMON_SHAPES = tuple((channels, side, side) for side in (28, 32, 64, 224) for channels in (1, 3))
 
 
@@ -32,6 +33,12 @@ def build_model(spec: str, shape: tuple[int, int, int], classes: int, generator:
         SpecError: no such architecture or field.
         UsageError: no such module or factory, one that fails or returns no module, or images too small for the layers.
     """
+    if _DOTTED.fullmatch(spec):
+        module, _, name = spec.rpartition(".")
+        raise UsageError(
+            f"{spec} is no architecture. A function of your own is written package.module:factory, such as "
+            f"{module}:{'make_net' if name == 'py' else name}."
+        )
     if ":" not in spec.split("(")[0]:
         return parse(spec, "architecture")(shape, classes, generator)
     with _current_directory_on_path():
@@ -108,7 +115,7 @@ def _module(name: str) -> types.ModuleType:
             f"no module {error.name!r} is installed or in {Path.cwd()}. Modules there: {here}. "
             "Write the dotted name without .py and start in the folder that holds it."
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"importing {name} failed: {_reason(error)}. Correct the module first.") from error
 
 
@@ -127,7 +134,7 @@ def _make(spec: str, factory: Any, offered: dict[str, Any]) -> Any:
         )
     try:
         return factory(**{name: value for name, value in offered.items() if name in parameters})
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{spec} failed: {_reason(error)}. Correct it first.") from error
 
 
@@ -187,7 +194,7 @@ def _words(shape: tuple[int, int, int]) -> str:
     return f"{height}x{width} pixels with {channels} channel{'s' if channels != 1 else ''}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """An exception in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -6,7 +6,7 @@ marker and hatch.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelman.page import Series
 
@@ -96,7 +96,10 @@ class Style:
 
 
 def styles(series: Iterable[Series]) -> dict[tuple[str, str], Style]:
-    """One look for each (role, label), in the order of first appearance; a role met again changes dash and marker."""
+    """One look for each (role, label), in the order of first appearance; a role met again changes dash and marker.
+
+    A series that is like another has its colour, the next dash, and hollow markers.
+    """
     series = tuple(series)
     free = () if any(one.role != "other" for one in series) else ("fgsm", "pgd", "natural")  # where nobody plays them
     others = _OTHERS + free
@@ -105,6 +108,10 @@ def styles(series: Iterable[Series]) -> dict[tuple[str, str], Style]:
     for one in series:
         key = (one.role, one.label)
         if key in found:
+            continue
+        if twin := found.get((one.role, one.like)):
+            dash = _DASHES[(_DASHES.index(twin.dash) + 1) % len(_DASHES)]
+            found[key] = replace(twin, dash=dash, hollow=True)
             continue
         base, again = _ROLES.index(one.role), met[one.role]
         met[one.role] += 1

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from steelman.data import Source
 from steelman.data.digits import Digits
+from steelman.errors import UsageError
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
 
@@ -16,6 +17,9 @@ class Study(Spec):
 
     `preset` is the original's protocol, its faults included where they define its numbers ("published"), or the same
     question asked properly ("corrected"). `scale` is the size: "smoke" takes seconds, "quick" minutes, "full" hours.
+
+    Raises:
+        UsageError: a radius outside (0, 1].
     """
 
     data: Source = Digits()  # noqa: RUF009
@@ -25,6 +29,16 @@ class Study(Spec):
 
     question: ClassVar[str] = ""
     original: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = getattr(self, "eps", None)
+        for eps in (*(() if given is None else (given,)), *getattr(self, "eps_list", ())):
+            if not 0 < eps <= 1:
+                raise UsageError(
+                    f"eps is {eps:g}. Expected above 0 and up to 1, as pixels are in [0, 1]: levels of 0 to 255 are "
+                    "divided by 255, such as 8/255."
+                )
 
     def run(self, out: Path, root: Path | None = None, progress: Progress = silent, *, command: str = "") -> None:
         """Do everything that is not done yet in the run directory `out`; leaves `results/page.json` for the report.

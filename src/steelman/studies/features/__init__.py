@@ -16,7 +16,7 @@ from steelman.runs import Run
 from steelman.studies import Study
 from steelman.studies.features.collect import blind, distances, reconstructions, retrained, write_sets
 from steelman.studies.features.making import FeaturesReadable, FeaturesSynthesis
-from steelman.studies.features.networks import attacked, base_networks, group_shares
+from steelman.studies.features.networks import attacked, base_networks, check_layer, group_shares
 from steelman.studies.features.pages import Measured, write_page
 from steelman.studies.features.plan import Plan, Start, check, planned
 from steelman.studies.features.telling import FeaturesBlind
@@ -85,6 +85,7 @@ class Features(Study):
     ) -> None:
         plan = self.plan()
         splits = self.data.splits(root, progress)
+        check_layer(plan, splits.train)
         with Run.open(out, repr(self), splits.digest, command=command) as run:
             if not run.finished:
                 num_sets = 5 if plan.published else 7

@@ -11,7 +11,7 @@ from torch import nn
 from steelman.attacks.fgsm import FGSM
 from steelman.attacks.pgd import PGD
 from steelman.data import Data, Source
-from steelman.errors import UsageError
+from steelman.errors import UsageError, choices
 from steelman.evaluate import accuracy, strike
 from steelman.models import Architecture
 from steelman.progress import Progress
@@ -65,6 +65,18 @@ def base_networks(
         warm = trained(out, "warm", *shared, plan.warm_recipe(), root, progress, num=num)
         start = f"../{warm.path.name}"
     return standard, trained(out, "robust", *shared, plan.robust_recipe(), root, progress, num=num, start=start)
+
+
+def check_layer(plan: Plan, data: Data) -> None:
+    """See, before any training, that the networks have the layer that is to be inverted.
+
+    Raises:
+        UsageError: they have not.
+    """
+    model = plan.architecture(data.shape, len(data.classes), torch.Generator().manual_seed(0))
+    layer, known = plan.layer or last_relu(model), [name for name, _ in model.named_modules() if name]
+    if layer not in known:
+        raise UsageError(choices(f"layer of {type(plan.architecture).__name__}", layer, known))
 
 
 def last_relu(model: nn.Module) -> str:

@@ -161,7 +161,8 @@ class _Work:
         tuned = train(tuning, part, self.root, stage, on_epoch=EachEpoch(plan, test))
         stage, curve = self.stages.stage(f"{words}, after"), self.curve(plan, architecture, seed)
         after = measured(self.run, plan, part, test, f"{part.name}-after", curve=curve, progress=stage)
-        return Arm(name, seed, attack, tuple(tuned.read_json("history")["rows"]), before, after)
+        chance = float(test.labels.bincount().max()) / len(test)
+        return Arm(name, seed, attack, tuple(tuned.read_json("history")["rows"]), before, after, chance)
 
     def front(self, plan: Plan, architecture: VOne) -> Front:
         """Train a network behind a front end, attack it both ways, and fine-tune it where the plan says so."""

@@ -19,6 +19,7 @@ class Arm:
     rows: tuple[dict[str, Any], ...]
     before: dict[str, Any]
     after: dict[str, Any]
+    chance: float = 0.0  # the share of the most frequent class: the accuracy of naming it always
 
     @property
     def name(self) -> str:
@@ -37,6 +38,8 @@ def headline(plan: Plan, first: list[Arm]) -> str:
     after = arm.after
     said = f"After fine-tuning {arm.model} on {arm.against} images, "
     fgsm, pgd = share_text(after["fgsm"]), share_text(after["pgd"])
+    if _guesses(arm):
+        return f"{said}{share_text(after['natural'])} test images are right: it only guesses."
     if _learned_the_attack(arm):
         return f"{said}{fgsm} hold against FGSM but only {pgd} against PGD-40: it learned the attack, not the task."
     return f"{said}{fgsm} hold against FGSM and {pgd} against PGD-40, at eps {plan.threat.eps:g}."
@@ -71,6 +74,8 @@ def findings(plan: Plan, first: list[Arm]) -> tuple[str, ...]:
 def verdict(arm: Arm) -> str:
     """What fine-tuning made of the network, from the paired test of FGSM and PGD-40."""
     fgsm, pgd = arm.after["fgsm"]["value"], arm.after["pgd"]["value"]
+    if _guesses(arm):
+        return "it only guesses, so nothing is said of how it holds"
     if max(fgsm, pgd) < 0.1:
         return "it did not learn to hold"
     if _learned_the_attack(arm):
@@ -87,6 +92,11 @@ def _learned_the_attack(arm: Arm) -> bool:
     after = arm.after
     one_step = isinstance(arm.attack, FGSM)
     return one_step and after["fgsm"]["value"] - after["pgd"]["value"] > 0.1 and after["p"]["pgd"] < 0.01
+
+
+def _guesses(arm: Arm) -> bool:
+    """Its accuracy cannot be told from that of naming one class for every image."""
+    return arm.after["natural"]["low"] <= arm.chance
 
 
 def epoch_text(plan: Plan) -> str:
