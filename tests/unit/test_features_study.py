@@ -16,6 +16,7 @@ from steelman.evaluate import accuracy
 from steelman.features.mean_gauss_newton import MeanGaussNewton
 from steelman.features.normalised_gradient import NormalisedGradient
 from steelman.models.blind_cnn import BlindCNN
+from steelman.models.linear import Linear1
 from steelman.page import Bars, Grid, Lines, Page, Table, Trust
 from steelman.progress import Stages, silent
 from steelman.runs import Run

@@ -26,7 +26,7 @@ from steelman.studies.finetune import Finetune
 from steelman.studies.finetune.front_end import Front
 from steelman.studies.finetune.front_pages import front_findings
 from steelman.studies.finetune.plan import PUBLISHED, PUBLISHED_FRONTS, SCALES, Fronts, label
-from steelman.studies.finetune.words import Arm, findings, verdict
+from steelman.studies.finetune.words import Arm, findings, headline, verdict
 from steelman.train import load_run
 
 TINY = Finetune(models=(Linear1(width=32),), epochs=2, finetune_epochs=2, seeds=2, eps_list=(0.1,))
