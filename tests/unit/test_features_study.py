@@ -16,7 +16,7 @@ from steelman.evaluate import accuracy
 from steelman.features.mean_gauss_newton import MeanGaussNewton
 from steelman.features.normalised_gradient import NormalisedGradient
 from steelman.models.blind_cnn import BlindCNN
-from steelman.models.linear import Linear1
+from steelman.models.convnet import ConvNet
 from steelman.page import Bars, Grid, Lines, Page, Table, Trust
 from steelman.progress import Stages, silent
 from steelman.runs import Run
@@ -108,7 +108,7 @@ class TestPlan:
         with pytest.raises(UsageError, match=r"unknown layer of BlindCNN 'nope'\. Possible: features, features\.0"):
             replace(TINY, layer="nope").run(tmp_path / "run")
         with pytest.raises(UsageError, match=r"the network has no ReLU layer\. Name the layer to invert"):
-            replace(TINY, architecture=Linear1()).run(tmp_path / "run")
+            replace(TINY, architecture=ConvNet(activation="tanh")).run(tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_the_study_and_its_questions_have_names(self):
