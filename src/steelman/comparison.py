@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steelman.attacks import Attack
+from steelman.attacks import Attack, Nearest
 from steelman.curves import Curve, reach
 from steelman.engine import generator_for
 from steelman.errors import RunError, SteelmanError, UsageError
@@ -122,18 +122,19 @@ def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row], trus
 
 def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) -> Page:
     """The table, and robust accuracy over distance of all attacks where their distances say something."""
-    best = facts["attacks"][0]
-    columns = ("rank", "attack", "robust", "success", "median distance", "optimality", "forwards an image")
-    columns += ("backwards an image", "seconds", "candidates outside the threat")
+    best, far = facts["attacks"][0], facts["unlimited"]
+    columns = ("rank", "attack", "robust", "success", *(("median distance", "optimality") if far else ()))
+    columns += ("forwards an image", "backwards an image", "seconds")
     cells = tuple(
-        (rank_text(one), one["attack"], one["robust"], one["success"], distance_cell(one), one["optimality"])
-        + (("", "", "", "") if one["error"] else tuple(one[name] for name in _COSTS))
+        (rank_text(one), one["attack"], one["robust"], one["success"])
+        + ((distance_cell(one), one["optimality"]) if far else ())
+        + (("", "", "") if one["error"] else tuple(one[name] for name in _COSTS))
         for one in facts["attacks"]
     )
     median = "more than half hold" if best["median"] is None else f"median distance {best['median']:.4g}"
     strongest = (
         f"success on {Share.from_json(best['success'])}, {median}"
-        if facts["unlimited"]
+        if far
         else f"{Share.from_json(best['robust'])} robust"
     )
     return Page(
@@ -143,10 +144,11 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
         findings=(
             *facts["notes"],
             *(f"{one['attack']} failed: {one['error']}" for one in facts["attacks"] if one["error"]),
+            *_strayed(facts, rows),
         ),
         sections=(
             Section("Result", (about(facts),), (Table("Attacks, the strongest first", columns, cells),)),
-            *((Section("Over distance", (), (_figure(rows),)),) if facts["unlimited"] else ()),
+            *((Section("Over distance", (), (_figure(rows),)),) if far else ()),
             Section("Can the strongest attack's number be trusted?", (), (_trust(facts),)),
         ),
         rerun=command,
@@ -158,8 +160,17 @@ def about(facts: dict[str, Any]) -> str:
     """On which images the columns stand."""
     natural = Share.from_json(facts["natural"])
     right = round(natural.value * natural.n)
-    rest = "successes, median distance and optimality" if facts["unlimited"] else "successes and median distance"
-    return f"Natural accuracy is {natural}. {rest[0].upper()}{rest[1:]} are those of the {right} images that are right."
+    rest = "Success, median distance and optimality are" if facts["unlimited"] else "Success is"
+    return f"Natural accuracy is {natural}. {rest} of the {right} images that are right."
+
+
+def _strayed(facts: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    """What attacks showed that the threat forbids; searches for the nearest success do so by design."""
+    return [
+        f"{one['attack']} showed {one['rejected']:,} candidates outside {facts['threat']}: none was counted."
+        for one, row in zip(facts["attacks"], rows, strict=True)
+        if one["rejected"] and not isinstance(row.attack, Nearest)
+    ]
 
 
 def _trust(facts: dict[str, Any]) -> Trust:
@@ -167,7 +178,7 @@ def _trust(facts: dict[str, Any]) -> Trust:
     return Trust(f"{facts['attacks'][0]['attack']} within {facts['threat']}", checks)
 
 
-_COSTS = ("forwards", "backwards", "seconds", "rejected")
+_COSTS = ("forwards", "backwards", "seconds")
 
 
 def rank_text(one: dict[str, Any]) -> str:
@@ -205,7 +216,7 @@ def _weakness(row: Row) -> tuple[float, ...]:
 
 
 def _facts(row: Row) -> dict[str, Any]:
-    names = ("robust", "success", "median", "optimality", *_COSTS)
+    names = ("robust", "success", "median", "optimality", *_COSTS, "rejected")
     facts: dict[str, Any] = {"attack": repr(row.attack), "rank": row.rank, "tied": row.tied, "error": row.error}
     if row.outcome is None:
         return facts | dict.fromkeys(names)

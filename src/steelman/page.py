@@ -161,8 +161,9 @@ class Trust:
 
     @property
     def verdict(self) -> str:
-        """The worst verdict among the checks."""
-        return max((check.verdict for check in self.checks), key=_VERDICTS.index, default="info")
+        """The worst verdict among the checks; what is told only takes nothing away from ok."""
+        worst = max((check.verdict for check in self.checks), key=_VERDICTS.index, default="info")
+        return "ok" if worst == "info" and self.checks else worst
 
 
 Item: TypeAlias = Table | Lines | Bars | Matrix | Grid | Samples | Trust

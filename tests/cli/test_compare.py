@@ -298,3 +298,14 @@ def test_where_no_image_is_right_nothing_is_told(call, tmp_path):
     code, out, err = call("compare", *given, *NEAREST, "--attacks", "DDN(steps=2)", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert "none, n = 0" in out
+
+
+def test_a_peers_images_outside_the_threat_are_told(call, runs, peer, tmp_path):
+    """Of a search for the nearest success they are no news."""
+    far = "Foreign('torchattacks.FGSM(eps=0.3)')"
+    told(call, runs / "plain", *LINF, "--attacks", far, "FMN(steps=10)", "--out", tmp_path / "out")
+    findings = Page.load(tmp_path / "out" / "results" / "page.json").findings
+    outside = [finding for finding in findings if "candidates outside" in finding]
+    assert len(outside) == 1
+    assert outside[0].startswith(f"{far} showed ")
+    assert outside[0].endswith(" candidates outside Linf(0.1): none was counted.")

@@ -54,7 +54,8 @@ def test_numbers_that_json_cannot_say_are_null(tmp_path: Path) -> None:
     [
         ((), "info"),
         (("ok", "ok"), "ok"),
-        (("info", "ok"), "info"),
+        (("info", "ok"), "ok"),
+        (("info",), "ok"),
         (("ok", "warn", "info"), "warn"),
         (("fail", "warn", "ok"), "fail"),
     ],

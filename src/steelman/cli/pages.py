@@ -134,9 +134,9 @@ def _share(row: dict[str, Any], key: str, n: str) -> Share:
 def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str) -> Page:
     """Shares of every model, and what can be trusted of them."""
     names = tuple(model["model"] for model in facts["models"])
-    columns = ("model", "natural", "robust", "p against the first", "trust")
+    columns = ("model", "natural", "robust", "trust", "p against the first")
     rows = tuple(
-        (model["model"], model["natural"], model["robust"], model.get("paired", {}).get("p"), model["verdict"])
+        (model["model"], model["natural"], model["robust"], model["verdict"], model.get("paired", {}).get("p"))
         for model in facts["models"]
     )
     goal = None if facts["target"] is None else described(facts["target"])
