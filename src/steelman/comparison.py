@@ -77,7 +77,7 @@ def compare(
     rows: list[Row] = []
     for index, attack in enumerate(comparison.attacks):
         stem = None if place is None else place / f"outcome-{index}"
-        rows.append(_row(attack, comparison, prepared, stages.stage(repr(attack)), stem))
+        rows.append(_row(attack, comparison, prepared, stages.stage(f"{index + 1} of {len(comparison.attacks)}"), stem))
     outcomes = [row.outcome for row in rows if row.outcome is not None]
     if not outcomes:
         kind = UsageError if all(row.refused for row in rows) else SteelmanError

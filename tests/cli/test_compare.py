@@ -250,7 +250,7 @@ def test_a_model_from_a_file_is_compared_alike(call, runs, arrays):
     ("words", "said"),
     [
         (("--attacks", "FGSM()"), "no threat was given"),
-        ((*LINF,), "requires an argument"),
+        ((*LINF,), "--attacks names none. Expected one or more"),
         ((*LINF, "--attacks", "FGSN()"), "unknown attack 'FGSN'. Did you mean FGSM?"),
         ((*LINF, "--attacks", "FGSM()", "Foreign('foolbox.Bob()')"), "unknown attack of foolbox 'Bob'"),
         ((*LINF, "--attacks", "FGSM()", "FGSM()"), "FGSM() was given twice. Name each attack once."),
@@ -309,3 +309,13 @@ def test_a_peers_images_outside_the_threat_are_told(call, runs, peer, tmp_path):
     assert len(outside) == 1
     assert outside[0].startswith(f"{far} showed ")
     assert outside[0].endswith(" candidates outside Linf(0.1): none was counted.")
+
+
+def test_the_text_of_a_spec_does_it_again(call, refused, runs, tmp_path):
+    words = (runs / "plain", *LINF, "--attacks", "FGSM()", "--num", "12", "--seed", "3")
+    facts = told(call, *words, "--out", tmp_path / "out")
+    spec = (tmp_path / "out" / "spec.txt").read_text()
+    again = told(call, spec)
+    assert again["attacks"][0]["robust"] == facts["attacks"][0]["robust"]
+    assert again["n"] == 12
+    assert "the comparison says everything, and --threat was given beside it" in refused("compare", spec, *LINF)

@@ -71,6 +71,10 @@ def test_certify_says_what_is_proven_at_each_radius_and_computes_it_once(runs, c
     assert shares == sorted(shares, reverse=True)
     assert [point["eps"] for point in found["points"]] == [0.01, 0.02, 0.03, 0.04]
     assert "At least" in (tmp_path / "c" / "report.html").read_text()
+    spec = (tmp_path / "c" / "spec.txt").read_text()
+    assert json.loads(call("certify", spec, "--json")[1])["points"] == found["points"]
+    said = call("certify", spec, "--radii", "4")[2]
+    assert "the certification says everything, and --radii was given beside it. Change its text." in said
     monkeypatch.setattr("steelman.certification.certify", None)
     assert json.loads(call(*words)[1]) == found
 

@@ -65,6 +65,8 @@ def test_nothing_stands_beside_a_spec(call, refused, runs, tmp_path):
 def test_a_saved_set_is_judged(call, runs, tmp_path, refused):
     assert call("attack", runs / "plain", "FGSM()", *THREAT, "--save", tmp_path / "set")[0] == 0
     facts = told(call, runs / "other", *THREAT, "--sets", tmp_path / "set.safetensors")
+    own = told(call, runs / "other", "--num", "10", "--sets", tmp_path / "set")  # within the threat of the set
+    assert (own["threat"], own["matrices"]) == (facts["threat"], facts["matrices"])
     assert facts["matrices"][0]["rows"] == ["no attack", "set"]
     both = (runs / "plain", *THREAT, "--attacks", "FGSM()", "--sets", tmp_path / "set")
     assert call("attack", runs / "plain", "FGSM()", *THREAT, "--save", tmp_path / "plain")[0] == 0

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def certify(
-    run: Annotated[str | None, Parameter(help="The run directory, unless --model is given.")] = None,
+    run: Annotated[
+        str | None, Parameter(help="The run directory, unless --model is given. Or the text of a spec.txt.")
+    ] = None,
     /,
     *,
     certifier: Annotated[
-        str, Parameter(help="Such as Interval(), CROWN(), BranchAndBound() or Smoothing(sigma=0.5).")
-    ] = "Interval()",
+        str | None, Parameter(help="Such as CROWN(), BranchAndBound() or Smoothing(sigma=0.5); Interval() without it.")
+    ] = None,
     threat: ThreatOption = None,
     radii: Annotated[
         str | None, Parameter(help="Such as 0.5,1,1.5, or how many up to the threat's eps; that alone without it.")
@@ -32,14 +34,7 @@ def certify(
 
     Smoothing certifies the model under noise, the other certifiers the model itself.
     """
-    from steelman.certification import Certification
-    from steelman.cli import inputs
-    from steelman.spec import parse
-
-    measurement = inputs.measurement((run,) if run is not None else (), None, threat, subject)
-    ball = inputs.given_threat(threat)
-    at = (ball.eps,) if radii is None else inputs.radii(radii, ball, "--radii")
-    facts = _certified(Certification(parse(certifier, "certifier"), measurement, at), subject, out)
+    facts = _certified(_asked(run, certifier, threat, radii, subject), subject, out)
     if as_json:
         say_json(facts)
         return
@@ -48,6 +43,23 @@ def certify(
     say_table(*_table(facts))
     if out is not None:
         say(str(out))
+
+
+def _asked(
+    run: str | None, certifier: str | None, threat: str | None, radii: str | None, subject: Subject
+) -> "Certification":
+    """What the words ask for: a spec, or its parts."""
+    from steelman.certification import Certification
+    from steelman.cli import inputs
+    from steelman.spec import parse
+
+    if run is not None and run.lstrip().lower().startswith("certification("):
+        inputs.alone("certification", subject, certifier=certifier, threat=threat, radii=radii)
+        return parse(run, "certification")
+    measurement = inputs.measurement((run,) if run is not None else (), None, threat, subject)
+    ball = inputs.given_threat(threat)
+    at = (ball.eps,) if radii is None else inputs.radii(radii, ball, "--radii")
+    return Certification(parse(certifier or "Interval()", "certifier"), measurement, at)
 
 
 def _certified(asked: "Certification", subject: Subject, out: Path | None) -> dict[str, Any]:

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 
 def compare(
-    run: Annotated[str | None, Parameter(help="The run directory, unless --model is given.")] = None,
+    run: Annotated[
+        str | None, Parameter(help="The run directory, unless --model is given. Or the text of a spec.txt.")
+    ] = None,
     /,
     *,
     attacks: Annotated[
-        list[str], Parameter(consume_multiple=True, help='Such as "DDN()" "Foreign(\'foolbox.DDN(steps=100)\')".')
-    ],
+        list[str] | None,
+        Parameter(consume_multiple=True, negative="", help='Such as "DDN()" "Foreign(\'foolbox.DDN(steps=100)\')".'),
+    ] = None,
     threat: ThreatOption = None,
     out: Annotated[Path | None, Parameter(help="A directory for results, page and outcome of every image.")] = None,
     subject: Subject = Subject(),  # noqa: B008 (frozen)
@@ -29,18 +32,10 @@ def compare(
     Within a limit they are sorted by what they leave right; without one, such as L2(inf), each looks for its nearest
     successes, and they are sorted by optimality: 1 for one that is nowhere further than the best of all.
     """
-    from steelman.cli import inputs
     from steelman.cli.results import trust_lines
-    from steelman.comparison import Comparison
-    from steelman.errors import UsageError
-    from steelman.spec import parse
     from steelman.stats import Share
 
-    if not attacks:
-        raise UsageError('--attacks names none. Expected one or more, such as --attacks "FGSM()" "PGD()".')
-    parsed = tuple(parse(attack, "attack") for attack in attacks)
-    comparison = Comparison(parsed, inputs.measurement((run,) if run is not None else (), attacks[0], threat, subject))
-    facts = _measured(comparison, subject, out)
+    facts = _measured(_asked(run, attacks or [], threat, subject), subject, out)
     if as_json:
         say_json(facts)
         return
@@ -52,6 +47,22 @@ def compare(
     say(f"of the strongest attack, {facts['attacks'][0]['attack']}:", *trust_lines(facts["trust"]))
     if out is not None:
         say(str(out))
+
+
+def _asked(run: str | None, attacks: list[str], threat: str | None, subject: Subject) -> "Comparison":
+    """What the words ask for: a spec, or its parts."""
+    from steelman.cli import inputs
+    from steelman.comparison import Comparison
+    from steelman.errors import UsageError
+    from steelman.spec import parse
+
+    if run is not None and run.lstrip().lower().startswith("comparison("):
+        inputs.alone("comparison", subject, attacks=attacks, threat=threat)
+        return parse(run, "comparison")
+    if not attacks:
+        raise UsageError('--attacks names none. Expected one or more, such as --attacks "FGSM()" "PGD()".')
+    parsed = tuple(parse(attack, "attack") for attack in attacks)
+    return Comparison(parsed, inputs.measurement((run,) if run is not None else (), attacks[0], threat, subject))
 
 
 def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from steelman.cli.options import Subject
 from steelman.cli.output import rerun
 from steelman.crossing import Crossing, cross, crossing_page, digest, read_sets, record, with_source
 from steelman.errors import UsageError
+from steelman.evaluate import Outcome
 from steelman.runs import DISK_SPACE, Run
 from steelman.spec import parse
 
@@ -18,16 +19,19 @@ USUAL = ("FGSM()", "PGD(steps=20)", "MIFGSM()", "NIFGSM()", "DIFGSM()", "TIFGSM(
 def asked(
     runs: tuple[str, ...], attacks: tuple[str, ...], threat: str | None, subject: Subject, sets: tuple[Path, ...]
 ) -> Crossing:
-    """What the options, or a spec in place of runs, ask for.
+    """What the options, or a spec in place of runs, ask for; without a threat that of the first set.
 
     Raises:
         UsageError: no classifier, fewer than two without a set, or an attack given twice.
+        RunError: a set that cannot be read.
     """
     if len(runs) == 1 and runs[0].lstrip().lower().startswith("crossing("):
         inputs.alone("crossing", subject, threat=threat, sets=sets, attacks=attacks)
         return parse(runs[0], "crossing")
     if not runs:
         raise UsageError("no runs were given. Expected two run directories or more, or one and --sets.")
+    if threat is None and sets:
+        threat = repr(Outcome.load(_place(sets[0])).threat)
     parsed = tuple(parse(text, "attack") for text in attacks or (() if sets else USUAL))
     norm = parse(threat, "threat").__class__.__name__ if threat and not attacks else None
     parsed = tuple(attack for attack in parsed if norm is None or norm in attack.norms)

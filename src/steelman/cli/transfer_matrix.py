@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 def transfer_matrix(
     *runs: Annotated[str, Parameter(help="Run directories: sources and targets. Or the text of a spec.txt.")],
     attacks: Annotated[
-        list[str] | None, Parameter(consume_multiple=True, help='Such as "FGSM()" "MIFGSM()"; else seven usual ones.')
+        list[str] | None,
+        Parameter(consume_multiple=True, negative="", help='Such as "FGSM()" "MIFGSM()"; else seven usual ones.'),
     ] = None,
     sets: Annotated[
         list[Path] | None,
         Parameter(
             consume_multiple=True,
+            negative="",
             help="What attack --save wrote, on the same images; it stops at each one's first success.",
         ),
     ] = None,
