@@ -65,3 +65,13 @@ def choices(kind: str, given: str, possible: Iterable[str]) -> str:
     near = swapped or difflib.get_close_matches(given.lower(), [name.lower() for name in names], n=1)
     hint = next((f" Did you mean {name}?" for name in names if near and name.lower() == near[0]), "")
     return f"unknown {kind} {given!r}.{hint} Possible: {', '.join(names)}."
+
+
+def check_seed(seed: int) -> None:
+    """See that a seed is one that torch takes.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}. Expected 0 or more, and less than 2^63.")

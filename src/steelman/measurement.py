@@ -16,7 +16,7 @@ from steelman.curves import ascending, default_nearest
 from steelman.data import Data, Source
 from steelman.data.matching import few, matched
 from steelman.defences import Shield
-from steelman.errors import DataError, PixelError, UsageError, WeightsError
+from steelman.errors import DataError, PixelError, UsageError, WeightsError, check_seed
 from steelman.loading import is_run, load
 from steelman.models.factory import check_fit
 from steelman.models.weights import add_weights
@@ -86,8 +86,7 @@ class Measurement(Spec):
         ball = self.ball
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected 1 image or more.")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed is {self.seed}. Expected 0 or more, and less than 2^63.")
+        check_seed(self.seed)
         if isinstance(self.target, str):
             check_kind(self.target)
         if self.nearest is not None and not self.curve:

@@ -10,7 +10,7 @@ from torch import nn
 
 from steelman import spec
 from steelman.data import Source, Splits
-from steelman.errors import RunError, UsageError
+from steelman.errors import RunError, UsageError, check_seed
 from steelman.fitting import OnEpoch, fit, predicted
 from steelman.models import Architecture
 from steelman.models.cuts import load_blocks
@@ -49,8 +49,7 @@ class Training(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed is {self.seed}. Expected 0 or more, and less than 2^63.")
+        check_seed(self.seed)
         if self.num is not None and self.num < 1:
             raise UsageError(f"num is {self.num}. Expected at least one image, or None for all.")
         if self.blocks is not None and self.start is None:

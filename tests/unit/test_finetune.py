@@ -118,6 +118,7 @@ class TestPlan:
             ({"eps": 5.0}, r"eps is 5\. Expected above 0 and up to 1"),
             ({"eps_list": (0.1, 0.0)}, r"eps is 0\. Expected above 0 and up to 1"),
             ({"seeds": 0}, "seeds is 0"),
+            ({"seed": -1}, r"seed is -1\. Expected 0 or more, and less than 2\^63"),
         ],
     )
     def test_a_study_that_cannot_be_done_is_refused(self, fields: dict, words: str) -> None:

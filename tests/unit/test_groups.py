@@ -169,6 +169,7 @@ class TestGroups:
         [
             (lambda: Groups(()), "at least one perturbation"),
             (lambda: Groups(seed=-1), "seed is -1"),
+            (lambda: Groups(seed=2**63), "seed is 9223372036854775808"),
             (lambda: Lines(count=0), "at least one line"),
             (lambda: Lines(strength=float("nan")), "finite numbers"),
             (lambda: AbsoluteNoise(-1.0), "standard deviation"),

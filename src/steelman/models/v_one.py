@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from steelman.errors import UsageError
+from steelman.errors import UsageError, check_seed
 from steelman.models import Architecture, _gabor
 from steelman.models._cells import GAIN, DerivativeName, Noise, NoiseName, complex_cells
 from steelman.models._filter_bank import FilterBank
@@ -85,8 +85,7 @@ class VOne(Architecture):
                 f"noise_scale is {self.noise_scale:g}, noise_level {self.noise_level:g}. "
                 "Expected a scale above 0 and a level of 0 or more, such as 0.35 and 0.07."
             )
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+        check_seed(self.seed)
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
         """The front end, its filters drawn from `seed`, and the back end, its weights as torch draws them.

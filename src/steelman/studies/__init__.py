@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from steelman.data import Source
 from steelman.data.digits import Digits
-from steelman.errors import UsageError
+from steelman.errors import UsageError, check_seed
 from steelman.progress import Progress, silent
 from steelman.spec import Spec
 
@@ -19,7 +19,7 @@ class Study(Spec):
     question asked properly ("corrected"). `scale` is the size: "smoke" takes seconds, "quick" minutes, "full" hours.
 
     Raises:
-        UsageError: a radius outside (0, 1].
+        UsageError: a seed below 0 or from 2^63 on, or a radius outside (0, 1].
     """
 
     data: Source = Digits()  # noqa: RUF009
@@ -32,6 +32,7 @@ class Study(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_seed(self.seed)
         given = getattr(self, "eps", None)
         for eps in (*(() if given is None else (given,)), *getattr(self, "eps_list", ())):
             if not 0 < eps <= 1:

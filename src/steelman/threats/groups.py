@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from steelman.errors import UsageError
+from steelman.errors import UsageError, check_seed
 from steelman.threats import TOLERANCE, Threat
 from steelman.threats.perturbations import Draw, Perturbation, drawn, keyed
 from steelman.threats.perturbations.geometry import Blur, Elastic, Rotation, Translation
@@ -49,8 +49,7 @@ class Groups(Threat):
         super().__post_init__()
         if not self.members or not all(isinstance(member, Perturbation) for member in self.members):
             raise UsageError(f"{self!r}: expected at least one perturbation, such as Groups((Lines(angle=90),)).")
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}. Expected 0 or more.")
+        check_seed(self.seed)
 
     def candidates(self, x: Images, generator: Generator | None = None) -> Float[Tensor, "g b c h w"]:
         """Every image under every perturbation, in the order of the members; pixels in [0, 1].
