@@ -225,3 +225,12 @@ def test_mistakes_are_told_before_a_training_and_its_time_is_its_own(runs, call,
 def test_a_number_of_radii_needs_a_limit(runs, refused):
     words = ("certify", runs / "plain", "--threat", "L2(inf)", "--radii", "3")
     assert "Expected 1 to 1000 up to a finite eps, or the radii themselves: --radii 0.5" in refused(*words)
+
+
+def test_one_is_how_many_radii_and_that_is_said(runs, call):
+    words = ("certify", runs / "plain", "--threat", "Linf(0.02)", "--num", "9", "--json", "--radii")
+    code, out, err = call(*words, "1")
+    assert (code, [point["eps"] for point in json.loads(out)["points"]]) == (0, [0.02])
+    assert "--radii 1 is one radius, the threat's 0.02. For the radius 1 write --radii 1.0." in err
+    out, err = call(*words, "1.0")[1:]
+    assert ([point["eps"] for point in json.loads(out)["points"]], err) == ([1.0], "")

@@ -157,6 +157,8 @@ def radii(text: str, threat: Ball, option: str = "--curve") -> tuple[float, ...]
                 f"{num} radii up to {threat!r}. Expected 1 to {_MOST_RADII} up to a finite eps, or the radii "
                 f"themselves: {option} 0.5,1,1.5."
             )
+        if num == 1 != threat.eps:
+            warn(f"{option} 1 is one radius, the threat's {threat.eps:g}. For the radius 1 write {option} 1.0.")
         steps = [threat.eps * (step / num) for step in range(1, num + 1)]
         return tuple(sorted({float(math.ceil(eps)) for eps in steps})) if isinstance(threat, L0) else tuple(steps)
     try:
