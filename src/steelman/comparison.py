@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steelman.attacks import Attack, Nearest
+from steelman.attacks import Attack
+from steelman.attacks.foreign import Foreign
 from steelman.curves import Curve, reach
 from steelman.engine import generator_for
-from steelman.errors import RunError, SteelmanError, UsageError
+from steelman.errors import RunError, SteelmanError, UsageError, place_of_strangers
 from steelman.evaluate import Outcome, struck_once
 from steelman.measurement import Measurement, Prepared, check_plain
 from steelman.optimality import envelope, largest, optimality
@@ -17,7 +18,7 @@ from steelman.page import Check, Lines, Page, Panel, Section, Series, Table, Tru
 from steelman.progress import Progress, Stages, silent
 from steelman.spec import Spec
 from steelman.stats import Share
-from steelman.trust import examine
+from steelman.trust import examine, read
 
 POINTS = 41  # radii at which the figure shows robust accuracy
 
@@ -98,9 +99,14 @@ def strongest(rows: Sequence[Row], prepared: Prepared, progress: Progress = sile
     outcome, what = rows[0].outcome, "checking what can be trusted"
     assert outcome is not None
     progress(0, 1, what)
-    trust = examine(prepared.subjects[0].model, prepared.data, outcome)
-    progress(1, 1, what)
-    return trust
+    try:
+        return examine(prepared.subjects[0].model, prepared.data, outcome)
+    except Exception as error:  # the table is still worth having
+        words = f"The checks that ask the model again failed: {_failure(error)}."
+        check = Check("probes", "fail", "failed", words, "It must take any batch of images, also with gradients.")
+        return Trust(f"{outcome.attack!r} within {outcome.threat!r}", (*read(outcome), check))
+    finally:
+        progress(1, 1, what)
 
 
 def record(comparison: Comparison, prepared: Prepared, rows: Sequence[Row], trust: Trust) -> dict[str, Any]:
@@ -165,11 +171,13 @@ def about(facts: dict[str, Any]) -> str:
 
 
 def _strayed(facts: dict[str, Any], rows: Sequence[Row]) -> list[str]:
-    """What attacks showed that the threat forbids; searches for the nearest success do so by design."""
+    """What attacks showed that the threat forbids, and do not look at by design; of a peer's nothing is known."""
+    assert rows[0].outcome is not None
+    threat = rows[0].outcome.threat
     return [
         f"{one['attack']} showed {one['rejected']:,} candidates outside {facts['threat']}: none was counted."
         for one, row in zip(facts["attacks"], rows, strict=True)
-        if one["rejected"] and not isinstance(row.attack, Nearest)
+        if one["rejected"] and (isinstance(row.attack, Foreign) or not row.attack.strays(threat))
     ]
 
 
@@ -201,11 +209,17 @@ def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: P
     except RunError:  # no room for the outcome: that is no failure of the attack
         raise
     except Exception as error:  # whatever it is: the other attacks are still worth having
-        words = " ".join(str(error).split())
-        said = words if isinstance(error, SteelmanError) else f"{type(error).__name__}: {words}"
-        return Row(attack, error=said, refused=isinstance(error, UsageError))
+        return Row(attack, error=_failure(error), refused=isinstance(error, UsageError))
     finally:
         progress(1, 1, "attacking")
+
+
+def _failure(error: Exception) -> str:
+    """An error in one line, with its place where it is that of the user's own code."""
+    words, place = " ".join(str(error).split()), place_of_strangers(error)
+    if isinstance(error, SteelmanError):
+        return words
+    return f"{f'{place} raised ' if place else ''}{type(error).__name__}: {words}"
 
 
 def _weakness(row: Row) -> tuple[float, ...]:

@@ -72,6 +72,11 @@ def read_sets(crossing: Crossing, prepared: Prepared) -> list[AdversarialSet]:
         outcome, stem = Outcome.load(Path(text)), Path(text).name
         name = next(word for word in (stem, f"{stem} (saved)", text) if word not in taken or word == text)
         taken.add(name)
+        if outcome.target is not None and len(outcome.target.unique()) == 1:
+            raise UsageError(
+                f"the set {stem} aimed at one class and left that class's images out, so it is of other images than "
+                "those judged here. Save one without --target, or with random, least-likely or next."
+            )
         device = data.images.device
         found.append(AdversarialSet(name, repr(outcome.attack), outcome.x_adv.to(device), outcome.y.to(device)))
         fits(found[-1], data, threat)
@@ -118,7 +123,8 @@ def cross(
     for name, model in models.items():
         attack, stage = crossing.measurement.attack, stages.stage("trust")
         outcome = strike(model, data, attack, threat, generator=generator_for(data.images, seed), progress=stage)
-        subject = f"{attack!r} on {name} within {threat!r}"
+        asked = "" if crossing.attacks else ", struck anew: saved images say nothing of gradients"
+        subject = f"{attack!r} on {name} within {threat!r}{asked}"
         panels.append(examine(model, data, outcome, subject=subject, sample=SAMPLE))
     return Crossed(matrices(natural, found, threat), tuple(panels))
 

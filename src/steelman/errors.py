@@ -15,7 +15,10 @@ A message says what was given, what is possible and what to do next, in one line
 """
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SteelmanError(Exception):
@@ -75,3 +78,15 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed is {seed}. Expected 0 or more, and less than 2^63.")
+
+
+def place_of_strangers(error: BaseException) -> str | None:
+    """Where code of the user's, called by steelman, raised it: file, line and function; None where none did."""
+    own, homes = str(Path(__file__).parent), sysconfig.get_paths()
+    libraries = ("<", *(homes[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(own):
+            return None
+        if not frame.filename.startswith(libraries):
+            return f"{frame.filename}:{frame.lineno}, in {frame.name},"
+    return None

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks import Attack, Nearest
+from steelman.attacks import Attack
 from steelman.attacks.pgd import PGD
 from steelman.certify import Certifier
 from steelman.curves import ascending, default_nearest
@@ -91,10 +91,9 @@ class Measurement(Spec):
             check_kind(self.target)
         if self.nearest is not None and not self.curve:
             raise UsageError(f"{self.nearest!r} is for a curve, and no radii were given. Say which with --curve.")
-        if self.nearest is not None and not self.nearest.strays(ball):
+        if self.nearest is not None and not self.nearest.seeks_nearest():
             raise UsageError(
-                f"{self.nearest!r} stops at its first success within eps. Give a search for the nearest one, such as "
-                "DDN() or FMN()."
+                f"{self.nearest!r} is no search for the nearest success. Give one, such as DDN() or FMN()."
             )
         if self.certifier is not None and self.shield is not None:
             raise UsageError(
@@ -128,7 +127,7 @@ class Measurement(Spec):
     @property
     def curve_attacks(self) -> tuple[Attack, Attack]:
         """What searches for the nearest success, and what checks it at each radius."""
-        if isinstance(self.attack, Nearest):
+        if self.attack.seeks_nearest():
             return self.nearest or self.attack, PGD(loss="margin")
         return self.nearest or default_nearest(self.ball), self.attack
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from torch import Generator, nn
 
-from steelman.attacks import Nearest
 from steelman.data import Data
 from steelman.engine import generator_for
 from steelman.errors import UsageError
@@ -128,7 +127,7 @@ def _eight_bits(outcome: Outcome) -> Check:
     if share < 0.95:
         words += (
             " The attack looks for the nearest success, which lies on the boundary: rounding undoes that by design."
-            if isinstance(outcome.attack, Nearest)
+            if outcome.attack.seeks_nearest()
             else " An attack stops at its first success, often just across the boundary, so this is hard on it: "
             "the accuracy is not in doubt, the stored files are."
         )

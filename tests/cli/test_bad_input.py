@@ -145,7 +145,9 @@ def test_what_an_attack_cannot_use_is_said(refused, runs, words, said):
         (("--nearest", "FMN()"), "FMN() is for a curve, and no radii were given. Say which with --curve."),
         (("--curve", "1000001"), "1000001 radii up to Linf(0.1). Expected 1 to 1000 up to a finite eps"),
         (("--curve", "4", "--nearest", "DDN()"), "DDN() does not search in Linf"),
-        (("--curve", "4", "--nearest", "PGD()"), "PGD() stops at its first success within eps. Give a search for the"),
+        (("--curve", "4", "--nearest", "PGD()"), "PGD() is no search for the nearest success. Give one, such as DDN()"),
+        (("--curve", "4", "--nearest", "Reliable()"), "Reliable() is no search for the nearest success."),
+        (("--curve", "4", "--nearest", "Strongest((FMN(), PGD()))"), "is no search for the nearest success."),
     ],
 )
 def test_what_a_curve_cannot_use_is_said(refused, runs, words, said):
@@ -456,3 +458,18 @@ def test_runs_that_number_the_same_classes_otherwise_are_not_compared(call, tmp_
 def test_a_run_given_twice_is_refused(refused, runs):
     words = ("evaluate", runs / "plain", runs / "plain", "--attack", "FGSM()", *LINF)
     assert "plain was given twice. Give each run once." in refused(*words)
+
+
+def test_a_spec_of_another_verb_is_sent_there(refused, runs):
+    spec = "Comparison((FGSM(),), Measurement(FGSM(), Linf(0.1)))"
+    for verb in ("certify", "evaluate", "transfer-matrix"):
+        assert "that is the spec of a comparison. Give it to steelman compare." in refused(verb, spec)
+    said = refused("compare", runs / "plain", runs / "other", "--attacks", "FGSM()", *LINF)
+    assert "2 models were given" in said
+    assert "Attacks are compared on one." in said
+
+
+def test_a_single_array_is_no_data_set(refused, runs, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((30, 8, 8), "uint8"))
+    said = refused("attack", runs / "plain", "FGSM()", *LINF, "--data", tmp_path / "x.npy")
+    assert "x.npy is one array. Save images and labels together: np.savez(" in said

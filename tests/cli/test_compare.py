@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import sys
 from types import ModuleType
@@ -124,7 +125,7 @@ def test_a_bug_in_one_attack_does_not_stop_the_others(call, runs, monkeypatch):
     monkeypatch.setattr(BIM, "search", fails)
     facts = told(call, runs / "plain", *LINF, "--attacks", "BIM()", "FGSM()")
     assert [row["attack"] for row in facts["attacks"]] == ["FGSM()", "BIM()"]
-    assert facts["attacks"][1]["error"] == "ZeroDivisionError: a bug of two lines"
+    assert facts["attacks"][1]["error"].endswith("in fails, raised ZeroDivisionError: a bug of two lines")
     assert facts["attacks"][1]["rank"] == 0
     assert facts["attacks"][1]["robust"] is None
 
@@ -319,3 +320,37 @@ def test_the_text_of_a_spec_does_it_again(call, refused, runs, tmp_path):
     assert again["attacks"][0]["robust"] == facts["attacks"][0]["robust"]
     assert again["n"] == 12
     assert "the comparison says everything, and --threat was given beside it" in refused("compare", spec, *LINF)
+
+
+def test_a_comparison_of_before_gets_its_trust_without_another_attack(call, runs, tmp_path, monkeypatch):
+    words = (runs / "plain", *LINF, "--attacks", "FGSM()", "PGD(steps=3)", "--out", tmp_path / "out")
+    facts = told(call, *words)
+    path = tmp_path / "out" / "results" / "comparison.json"
+    path.write_text(json.dumps({name: value for name, value in facts.items() if name != "trust"}))
+    monkeypatch.setattr("steelman.evaluate.strike", None)  # of the attacks; the probes have their own
+    again = told(call, *words)
+    assert again["trust"] == facts["trust"]
+    assert again["attacks"] == facts["attacks"]
+
+
+def test_a_models_own_error_is_told_with_its_place(call, arrays, tmp_path, monkeypatch):
+    (tmp_path / "shy_model.py").write_text(SHY)
+    monkeypatch.chdir(tmp_path)
+    words = ("compare", "--model", "shy_model:make", "--data", arrays, *LINF, "--attacks", "Noise()", "FGSM()")
+    code, out, _ = call(*words)
+    assert code == 0
+    assert "fail: probes – The checks that ask the model again failed: " in out
+    assert re.search(r"failed   FGSM\(\): \S*shy_model\.py:7, in forward, raised KeyError: 'no gradients'", out)
+
+
+SHY = """
+from torch import nn
+class Shy(nn.Module):
+    def __init__(self):
+        super().__init__(); self.linear = nn.Linear(64, 3)
+    def forward(self, x):
+        if x.requires_grad: raise KeyError("no gradients")
+        return self.linear(x.flatten(1))
+def make():
+    return Shy()
+"""

@@ -130,10 +130,17 @@ def test_an_error_in_the_users_own_code_is_one_line_with_its_place(call, monkeyp
     code, out, err = call("list", "attacks")
     assert (code, out) == (1, "")
     assert re.fullmatch(
-        r"steelman: \S*test_main\.py:\d+, in run, raised ZeroDivisionError: too many images\. Correct that: it must "
-        r"work on any batch of images\.\n",
+        r"steelman: \S*test_main\.py:\d+, in run, raised ZeroDivisionError: too many images\. It must work "
+        r"on any batch of images, also with gradients\.\n",
         err,
     )
+
+
+def test_what_is_kept_without_out_is_said_to_be(call, monkeypatch):
+    fails(monkeypatch, KeyboardInterrupt())
+    for verb in ("train", "harden", "study"):
+        assert "Run the same command again to go on" in call(verb, "x")[2]
+    assert call("attack", "x")[2].endswith("Nothing was kept.\n")
 
 
 def into(file):

@@ -76,6 +76,16 @@ def test_a_saved_set_is_judged(call, runs, tmp_path, refused):
     assert "the set set holds 10 other images than the 8" in refused("transfer-matrix", *words)
 
 
+def test_a_set_that_aimed_at_one_class_is_of_other_images(call, runs, tmp_path, refused):
+    words = ("attack", runs / "plain", "FGSM()", *THREAT, "--save", tmp_path / "set", "--target")
+    assert call(*words, "1")[0] == 0
+    said = refused("transfer-matrix", runs / "other", "--num", "10", "--sets", tmp_path / "set")
+    assert "the set set aimed at one class and left that class's images out" in said
+    assert call(*words, "next")[0] == 0
+    facts = told(call, runs / "other", "--num", "10", "--sets", tmp_path / "set")
+    assert all("struck anew" in panel["subject"] for panel in facts["trust"])
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

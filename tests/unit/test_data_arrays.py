@@ -123,6 +123,7 @@ def test_safetensors_hold_the_same(tmp_path: Path) -> None:
             {"labels": None, "images": None, "split": None, "x_train": GIVEN},
             r"holds x_train\. Expected arrays named .*np\.savez\(",
         ),
+        ({"labels": np.array(["cat", "dog"] * 5)}, r"labels are text\. Expected numbers: count the classes from 0"),
         ({"labels": None}, r"holds no labels \(found: images, split\)\. Expected arrays named images and labels"),
         ({"labels": np.array([{}] * 10)}, r"cannot be read \(it holds pickled objects\).*pickled objects are refused"),
         ({"classes": np.array([{}, {}])}, r"cannot be read .*pickled objects are refused"),

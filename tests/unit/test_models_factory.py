@@ -116,6 +116,8 @@ def test_the_seed_decides_a_factorys_weights_and_nothing_global_changes(own):
         ("own_models:leaves", r"leaves failed: SystemExit: no net today. Correct it"),
         ("leaving_models:net", r"importing leaving_models failed: SystemExit: 3. Correct the module"),
         ("own_models.fixed", r"is written package.module:factory, such as own_models:fixed\."),
+        ("own_models.fixed()", r"is written package.module:factory, such as own_models:fixed\."),
+        ("w.pt", r"w\.pt holds weights\. Give them with --weights, and as --model an architecture or"),
         ("own_models.py", r"is written package.module:factory, such as own_models:make_net\."),
         ("broken_models:oops", r"importing broken_models failed: SyntaxError: .* Correct the module"),
         ("needy_models:net", r"importing needy_models failed: No module named 'surely_not_installed'. Install"),

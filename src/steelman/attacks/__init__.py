@@ -61,6 +61,10 @@ class Attack(Spec):
         """Whether the search shows candidates outside the threat by design."""
         return False
 
+    def seeks_nearest(self) -> bool:
+        """Whether the search is for the nearest success of all, and not for any within eps."""
+        return False
+
     def check_norm(self, threat: Ball) -> None:
         """See that the attack searches in the threat's norm.
 
@@ -190,6 +194,10 @@ class Nearest(Attack):
 
     def strays(self, threat: Ball) -> bool:  # noqa: ARG002
         """True: candidates at any distance."""
+        return True
+
+    def seeks_nearest(self) -> bool:
+        """True."""
         return True
 
     def perturb(

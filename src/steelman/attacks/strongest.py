@@ -50,6 +50,10 @@ class Strongest(Attack):
         """Whether a member does."""
         return any(member.strays(threat) for member in self.members)
 
+    def seeks_nearest(self) -> bool:
+        """Whether every member does."""
+        return all(member.seeks_nearest() for member in self.members)
+
     def search(self, problem: Problem) -> None:  # noqa: D102
         in_turn(problem, self.members)
 

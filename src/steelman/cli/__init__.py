@@ -7,10 +7,7 @@ Ctrl-C, 141 the reader of the output has gone.
 import io
 import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 ABOUT = "Break, harden and understand image classifiers."
 
@@ -27,7 +24,8 @@ VERBS = {  # in the order of a first session
     "shell": "Attack single images by their number in IPython.",
     "list": "Show what there is: attacks, threats, models, data, studies, recipes and more.",
 }
-RESUMING = ("evaluate", "compare", "transfer-matrix", "certify")  # with --out; a training and a study say it themselves
+KEEPING = ("train", "harden", "study")  # in a run directory, also without --out
+RESUMING = ("evaluate", "compare", "transfer-matrix", "certify")  # with --out
 FLAGS = {
     "--install-completion": "Teach your shell (bash, zsh or fish) to complete commands and options.",
     "--help, -h": "Display this message and exit.",  # these two in cyclopts' own words
@@ -48,18 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        kept = any(word.partition("=")[0] == "--out" for word in words)
+        kept = (words[:1] and words[0] in KEEPING) or any(word.partition("=")[0] == "--out" for word in words)
         rest = "Run the same command again to go on: what was finished is kept." if kept else "Nothing was kept."
         hint = " With --out what is finished is." if not kept and words[:1] and words[0] in RESUMING else ""
         return _fail(f"stopped by Ctrl-C. {rest}{hint}", 130)
     except Exception as error:
         code = _explained(error)
         if code is None:
-            place = _place_of_strangers(error)
+            from steelman.errors import place_of_strangers
+
+            place = place_of_strangers(error)
             if place is None:  # a bug: its traceback is what helps
                 raise
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            return _fail(f"{place} raised {said}. Correct that: it must work on any batch of images.", 1)
+            return _fail(f"{place} raised {said}. It must work on any batch of images, also with gradients.", 1)
         return code
     return 0
 
@@ -105,20 +105,6 @@ def _explained(error: Exception) -> int | None:
             return _fail(f"{error.strerror or error}{where}. Make room or choose another path, then run it again.", 1)
         case _:
             return None
-
-
-def _place_of_strangers(error: Exception) -> str | None:
-    """Where code of the user's, called by steelman, raised it: file, line and function; None where none did."""
-    import steelman
-
-    own, homes = str(Path(steelman.__file__).parent), sysconfig.get_paths()
-    libraries = ("<", *(homes[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith(own):
-            return None
-        if not frame.filename.startswith(libraries):
-            return f"{frame.filename}:{frame.lineno}, in {frame.name},"
-    return None
 
 
 def _abandon_stdout() -> None:

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def certify(
-    run: Annotated[
-        str | None, Parameter(help="The run directory, unless --model is given. Or the text of a spec.txt.")
-    ] = None,
-    /,
-    *,
+    *runs: Annotated[str, Parameter(help="One run directory, unless --model is given; or the text of a spec.txt.")],
     certifier: Annotated[
         str | None, Parameter(help="Such as CROWN(), BranchAndBound() or Smoothing(sigma=0.5); Interval() without it.")
     ] = None,
@@ -34,7 +30,7 @@ def certify(
 
     Smoothing certifies the model under noise, the other certifiers the model itself.
     """
-    facts = _certified(_asked(run, certifier, threat, radii, subject), subject, out)
+    facts = _certified(_asked(runs, certifier, threat, radii, subject), subject, out)
     if as_json:
         say_json(facts)
         return
@@ -46,17 +42,17 @@ def certify(
 
 
 def _asked(
-    run: str | None, certifier: str | None, threat: str | None, radii: str | None, subject: Subject
+    runs: tuple[str, ...], certifier: str | None, threat: str | None, radii: str | None, subject: Subject
 ) -> "Certification":
     """What the words ask for: a spec, or its parts."""
     from steelman.certification import Certification
     from steelman.cli import inputs
     from steelman.spec import parse
 
-    if run is not None and run.lstrip().lower().startswith("certification("):
+    if len(runs) == 1 and inputs.is_spec(runs[0], "certification"):
         inputs.alone("certification", subject, certifier=certifier, threat=threat, radii=radii)
-        return parse(run, "certification")
-    measurement = inputs.measurement((run,) if run is not None else (), None, threat, subject)
+        return parse(runs[0], "certification")
+    measurement = inputs.measurement(runs, None, threat, subject)
     ball = inputs.given_threat(threat)
     at = (ball.eps,) if radii is None else inputs.radii(radii, ball, "--radii")
     return Certification(parse(certifier or "Interval()", "certifier"), measurement, at)

@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    run: Annotated[
-        str | None, Parameter(help="The run directory, unless --model is given. Or the text of a spec.txt.")
-    ] = None,
-    /,
-    *,
+    *runs: Annotated[str, Parameter(help="One run directory, unless --model is given; or the text of a spec.txt.")],
     attacks: Annotated[
         list[str] | None,
         Parameter(consume_multiple=True, negative="", help='Such as "DDN()" "Foreign(\'foolbox.DDN(steps=100)\')".'),
@@ -35,7 +31,7 @@ def compare(
     from steelman.cli.results import trust_lines
     from steelman.stats import Share
 
-    facts = _measured(_asked(run, attacks or [], threat, subject), subject, out)
+    facts = _measured(_asked(runs, attacks or [], threat, subject), subject, out)
     if as_json:
         say_json(facts)
         return
@@ -49,20 +45,20 @@ def compare(
         say(str(out))
 
 
-def _asked(run: str | None, attacks: list[str], threat: str | None, subject: Subject) -> "Comparison":
+def _asked(runs: tuple[str, ...], attacks: list[str], threat: str | None, subject: Subject) -> "Comparison":
     """What the words ask for: a spec, or its parts."""
     from steelman.cli import inputs
     from steelman.comparison import Comparison
     from steelman.errors import UsageError
     from steelman.spec import parse
 
-    if run is not None and run.lstrip().lower().startswith("comparison("):
+    if len(runs) == 1 and inputs.is_spec(runs[0], "comparison"):
         inputs.alone("comparison", subject, attacks=attacks, threat=threat)
-        return parse(run, "comparison")
+        return parse(runs[0], "comparison")
     if not attacks:
         raise UsageError('--attacks names none. Expected one or more, such as --attacks "FGSM()" "PGD()".')
     parsed = tuple(parse(attack, "attack") for attack in attacks)
-    return Comparison(parsed, inputs.measurement((run,) if run is not None else (), attacks[0], threat, subject))
+    return Comparison(parsed, inputs.measurement(runs, attacks[0], threat, subject))
 
 
 def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> dict[str, Any]:
@@ -85,7 +81,8 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
         need = DISK_SPACE + 5 * prepared.data.images.numel() * len(comparison.attacks)
         command = _command(comparison, subject, out)
         with Run.open(out, repr(comparison), prepared.digest, command=command, need=need) as run:
-            if not run.finished:
+            told = run.finished and "trust" in run.read_json("comparison")  # comparisons of before say nothing of it
+            if not told:
                 rows = compute(comparison, prepared, progress, run.path / "examples")
                 facts = record(comparison, prepared, rows, strongest(rows, prepared, progress))
                 pages.keep(run, comparison_page(facts, rows, command))

@@ -25,7 +25,7 @@ def asked(
         UsageError: no classifier, fewer than two without a set, or an attack given twice.
         RunError: a set that cannot be read.
     """
-    if len(runs) == 1 and runs[0].lstrip().lower().startswith("crossing("):
+    if len(runs) == 1 and inputs.is_spec(runs[0], "crossing"):
         inputs.alone("crossing", subject, threat=threat, sets=sets, attacks=attacks)
         return parse(runs[0], "crossing")
     if not runs:

@@ -44,7 +44,7 @@ def evaluate(
     from steelman.cli import inputs, results
     from steelman.spec import parse
 
-    if len(runs) == 1 and runs[0].lstrip().lower().startswith("measurement("):
+    if len(runs) == 1 and inputs.is_spec(runs[0], "measurement"):
         inputs.alone(
             "measurement",
             subject,

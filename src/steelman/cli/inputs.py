@@ -28,6 +28,13 @@ from steelman.targets import TargetKind, check_kind
 from steelman.threats import L0, Ball, as_ball
 from steelman.train import Training, load_run
 
+_VERBS = {
+    "measurement": "evaluate",
+    "comparison": "compare",
+    "certification": "certify",
+    "crossing": "transfer-matrix",
+    "training": "train",
+}  # by the kind of spec that they take
 _ARRAYS = (".npz", ".safetensors")
 _MOST_RADII = 1000
 _ALWAYS_WITHIN = 1.0  # an eps up to this is within the pixel range of any image and norm
@@ -39,6 +46,7 @@ def source(text: str, root: Path | None = None, *, shape: tuple[int, int, int] |
 
     Raises:
         SpecError: no such data set.
+        UsageError: a single array.
     """
     path = Path(text).expanduser()
     known = {name.lower() for name in catalogue("data")}
@@ -50,6 +58,10 @@ def source(text: str, root: Path | None = None, *, shape: tuple[int, int, int] |
             raise SpecError(
                 f"{error} Or give the path of a folder or .zip of pictures, .npz or .safetensors."
             ) from None
+    if path.suffix.lower() == ".npy":
+        raise UsageError(
+            f"{text} is one array. Save images and labels together: np.savez('set.npz', images=..., labels=...)."
+        )
     place = str(path.resolve()) if path.exists() else text  # a run says where its data are, from any directory
     if path.suffix.lower() in _ARRAYS:
         return Arrays(place)
@@ -281,6 +293,18 @@ def warn_of_training(training: Training, root: Path | None) -> None:
         )
     if ball.eps > _ALWAYS_WITHIN:  # rare: it costs reading the data twice
         warn_of_threat(ball, training.data.splits(root).train.shape)
+
+
+def is_spec(text: str, kind: str) -> bool:
+    """Whether a text is the spec of such a value, and not the path of a run.
+
+    Raises:
+        UsageError: it is that of another verb.
+    """
+    head, call, _ = text.lstrip().lower().partition("(")
+    if call and head != kind and head in _VERBS:
+        raise UsageError(f"that is the spec of a {head}. Give it to steelman {_VERBS[head]}.")
+    return bool(call) and head == kind
 
 
 def alone(kind: str, subject: Subject, **options: object) -> None:

@@ -96,6 +96,11 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
                 "or x and y: save those to measure under these names, such as np.savez(file, x=x_test, y=y_test)."
             )
         arrays = {name: file[name] for name in file.files if name in _NAMES}
+        if text := [name for name, array in arrays.items() if name in ("labels", "y") and array.dtype.kind in "US"]:
+            raise DataError(
+                f"{path}: {text[0]} are text. Expected numbers: count the classes from 0, and give their names in this "
+                "order as classes."
+            )
         classes = tuple(str(name) for name in file["classes"]) if "classes" in file.files else ()
     # torch knows no foreign byte order
     tensors = {k: torch.from_numpy(v.astype(v.dtype.newbyteorder("="), copy=False)) for k, v in arrays.items()}

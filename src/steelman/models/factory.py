@@ -33,8 +33,13 @@ def build_model(spec: str, shape: tuple[int, int, int], classes: int, generator:
         SpecError: no such architecture or field.
         UsageError: no such module or factory, one that fails or returns no module, or images too small for the layers.
     """
-    if _DOTTED.fullmatch(spec):
-        module, _, name = spec.rpartition(".")
+    plain = spec.removesuffix("()")
+    if plain.lower().endswith((".pt", ".pth", ".safetensors")):
+        raise UsageError(
+            f"{spec} holds weights. Give them with --weights, and as --model an architecture or package.module:factory."
+        )
+    if _DOTTED.fullmatch(plain):
+        module, _, name = plain.rpartition(".")
         raise UsageError(
             f"{spec} is no architecture. A function of your own is written package.module:factory, such as "
             f"{module}:{'make_net' if name == 'py' else name}."
