@@ -25,6 +25,13 @@ def python(code, *words, **options):
     return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, timeout=120, **options)
 
 
+def test_it_is_there_as_a_module_too():
+    words = [sys.executable, "-m", "steelman", "list", "nope"]
+    done = subprocess.run(words, capture_output=True, timeout=120, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith('steelman: Invalid value "nope"')
+
+
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
 def test_help_is_what_cyclopts_would_say(call, capsys, words):
     from steelman.cli.app import app
