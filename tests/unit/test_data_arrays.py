@@ -121,7 +121,11 @@ def test_safetensors_hold_the_same(tmp_path: Path) -> None:
         ({"split": None, "labels": np.arange(10)}, r"class '0' has 1 images"),
         (
             {"labels": None, "images": None, "split": None, "x_train": GIVEN},
-            r"holds x_train\. Expected arrays named .*np\.savez\(",
+            r"holds no images \(found: x_train\)\. Expected arrays named .* or x_train, y_train, x_test and y_test",
+        ),
+        (
+            {"labels": None, "images": None, "split": None, "x_val": GIVEN},
+            r"holds x_val\. Expected arrays named .*np\.savez\(",
         ),
         ({"labels": np.array(["cat", "dog"] * 5)}, r"labels are text\. Expected numbers: count the classes from 0"),
         ({"labels": None}, r"holds no labels \(found: images, split\)\. Expected arrays named images and labels"),
@@ -168,3 +172,28 @@ def test_another_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "set.csv").touch()
     with pytest.raises(DataError, match=r"set\.csv is not an array file\. Expected one that ends in \.npz"):
         Arrays(str(tmp_path / "set.csv")).splits()
+
+
+def test_halves_as_keras_saves_them(tmp_path: Path) -> None:
+    """Train and test as they are, val a sixth of every class of train; labels may be columns."""
+    x_train, x_test = uint8(60, 4, 5), uint8(20, 4, 5)
+    y_train, y_test = np.arange(60) % 2, np.arange(20) % 2
+    np.savez(tmp_path / "a.npz", x_train=x_train, y_train=y_train[:, None], x_test=x_test, y_test=y_test[:, None])
+    train, val, test = Arrays(str(tmp_path / "a.npz")).splits()
+    assert torch.equal(test.images[:, 0], torch.from_numpy(x_test))
+    assert torch.equal(test.labels, torch.from_numpy(y_test))
+    assert (len(train), len(val)) == (50, 10)
+    assert val.labels.bincount().tolist() == [5, 5]
+    pixels = torch.cat((train.images, val.images)).flatten(1).tolist()
+    assert sorted(pixels) == sorted(torch.from_numpy(x_train).flatten(1).tolist())
+    labels = {tuple(one): int(label) for one, label in zip(x_train.reshape(60, -1).tolist(), y_train, strict=True)}
+    assert [labels[tuple(one)] for one in val.images.flatten(1).tolist()] == val.labels.tolist()
+    np.savez(tmp_path / "b.npz", x_train=x_train, y_train=y_train, x_test=uint8(20, 5, 5), y_test=y_test)
+    with pytest.raises(DataError, match=r"x_train are torch\.uint8 of shape \(60, 4, 5\), x_test .*images of one kind"):
+        Arrays(str(tmp_path / "b.npz")).splits()
+
+
+def test_without_val_a_sixth_of_train_is(tmp_path: Path) -> None:
+    split = np.repeat([0, 2], [12, 4])
+    np.savez(tmp_path / "a.npz", images=uint8(16, 4, 5), labels=np.arange(16) % 2, split=split)
+    assert [len(part) for part in Arrays(str(tmp_path / "a.npz")).splits()] == [10, 2, 4]

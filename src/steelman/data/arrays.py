@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steelman.data import Data, Source, Splits
 from steelman.data._files import locate
-from steelman.data._splits import named, three
+from steelman.data._splits import named, stratified, three
 from steelman.errors import DataError
 from steelman.progress import Progress, silent
 
@@ -28,7 +28,8 @@ class Arrays(Source):
     Images are uint8, or float in [0, 1] (rounded to 8 bits, which is noted); n h w, n c h w or n h w c with 1 or 3
     channels. Labels are whole numbers from 0. `classes` are names: an array of text in a .npz, a JSON list under
     "classes" in the metadata of a .safetensors. `split` says 0 train, 1 val, 2 test for each image; without it
-    60 / 20 / 20 % of every class.
+    60 / 20 / 20 % of every class. Without val a sixth of every class of train. A .npz may also be in two halves,
+    `x_train`, `y_train`, `x_test` and `y_test`, as Keras saves its data sets.
     """
 
     path: str
@@ -75,6 +76,8 @@ def _read(path: Path) -> _Content:
             f"{path} cannot be read ({_cause(error)}). Expected "
             "plain arrays of numbers in a whole .npz or .safetensors file; pickled objects are refused. Save it again."
         ) from error
+    if set(_HALVES) <= set(arrays):
+        return _joined(path, arrays, classes)
     images, labels = (_one_of(path, arrays, *names) for names in (("images", "x"), ("labels", "y")))
     return _Content(images, labels, arrays.get("split"), classes)
 
@@ -93,10 +96,10 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         if not set(file.files) & set(_NAMES):
             raise DataError(
                 f"{path} holds {', '.join(sorted(file.files)) or 'nothing'}. Expected arrays named images and labels, "
-                "or x and y: save those to measure under these names, such as np.savez(file, x=x_test, y=y_test)."
+                "or x and y, or x_train, y_train, x_test and y_test: such as np.savez(file, x=images, y=labels)."
             )
         arrays = {name: file[name] for name in file.files if name in _NAMES}
-        if text := [name for name, array in arrays.items() if name in ("labels", "y") and array.dtype.kind in "US"]:
+        if text := [name for name, array in arrays.items() if name[0] in "ly" and array.dtype.kind in "US"]:
             raise DataError(
                 f"{path}: {text[0]} are text. Expected numbers: count the classes from 0, and give their names in this "
                 "order as classes."
@@ -114,7 +117,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         return {name: file.get_tensor(name) for name in names}, tuple(str(name) for name in classes)
 
 
-_NAMES = ("images", "x", "labels", "y", "split")
+_HALVES = ("x_train", "y_train", "x_test", "y_test")
+_NAMES = ("images", "x", "labels", "y", "split", *_HALVES)
+
+
+def _joined(path: Path, arrays: dict[str, Tensor], classes: tuple[str, ...]) -> _Content:
+    """Two halves as one; labels may be columns."""
+    train, test = arrays["x_train"], arrays["x_test"]
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        raise DataError(
+            f"{path}: x_train are {train.dtype} of shape {tuple(train.shape)}, x_test {test.dtype} of shape "
+            f"{tuple(test.shape)}. Expected images of one kind."
+        )
+    labels = torch.cat([arrays[name].flatten() for name in ("y_train", "y_test")])
+    split = torch.tensor([0, 2]).repeat_interleave(torch.tensor([len(train), len(test)]))
+    return _Content(torch.cat((train, test)), labels, split, classes)
 
 
 def _one_of(path: Path, arrays: dict[str, Tensor], *names: str) -> Tensor:
@@ -123,7 +140,7 @@ def _one_of(path: Path, arrays: dict[str, Tensor], *names: str) -> Tensor:
             return arrays[name]
     raise DataError(
         f"{path} holds no {names[0]} (found: {', '.join(sorted(arrays)) or 'nothing of use'}). Expected arrays named "
-        "images and labels, or x and y."
+        "images and labels, or x and y, or x_train, y_train, x_test and y_test."
     )
 
 
@@ -199,10 +216,12 @@ def _numbered(path: Path, labels: Tensor) -> tuple[str, ...]:
 
 
 def _given(path: Path, data: Data, split: Tensor) -> Splits:
-    if sorted(set(split.tolist())) != [0, 1, 2]:
+    held = sorted(set(split.tolist()))
+    if held not in ([0, 1, 2], [0, 2]):
         raise DataError(
-            f"{path}: split holds {sorted(set(split.tolist()))[:5]}. Expected 0 (train), 1 (val) and 2 (test), each at "
-            "least once."
+            f"{path}: split holds {held[:5]}. Expected 0 (train), 1 (val) and 2 (test), each at least once, or no val."
         )
-    train, val, test = (data.take((split == part).nonzero().flatten()) for part in range(3))
+    parts = {part: data.take((split == part).nonzero().flatten()) for part in held}
+    train, test = parts[0], parts[2]
+    train, val = (train, parts[1]) if 1 in parts else (train.take(rows) for rows in stratified(train, (5 / 6, 1 / 6)))
     return named(path.name, train, val, test)
