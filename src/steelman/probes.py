@@ -5,7 +5,8 @@ Obfuscated gradients give a false sense of security (arXiv:1802.00420, section 3
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Generator, nn
@@ -24,7 +25,7 @@ from steelman.losses import margin
 from steelman.page import Check
 from steelman.stats import Share, clopper_pearson, mcnemar
 from steelman.threats import Ball
-from steelman.types import Logits
+from steelman.types import Logits, Mask
 from steelman.wording import percent
 
 SHORT = PGD(steps=20)
@@ -64,19 +65,24 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
         return strike(model, images, dataclasses.replace(attack, samples=passes), within, generator=generator)
 
     short, long = struck(SHORT), struck(LONG)
-    single = [struck(FGSM())] if one_step else []
+    fgsm = struck(FGSM()) if one_step else None
+    unbounded = struck(LONG, within=threat.at(max(threat.eps, threat.largest(few.shape))))
+    noise = struck(Noise(tries=20))
+    held = (long.right & ~(outcome.broken[:num] | short.broken | long.broken)).nonzero().squeeze(1)
+    probes = [one for one in (fgsm, short, long, noise) if one is not None]
+    found = {one.attack: one.broken for one in probes}
+    if type(threat).__name__ in SCORES.norms:
+        scores = struck(SCORES, few.take(held)).broken if len(held) else noise.broken[held]
+        found[SCORES] = torch.zeros_like(long.broken).index_copy(0, held, scores)
     if outcome.target is None:
-        yield _strength(outcome, [*single, short, long], flips)
-    for fgsm in single:
+        yield _strength(outcome, found, flips)
+    if fgsm is not None:
         yield _one_step(outcome.attack, fgsm, short)
     yield _more_steps(model, few, short, long, flips)
-    yield _unbounded(struck(LONG, within=threat.at(max(threat.eps, threat.largest(few.shape)))), flips)
-    held = (long.right & ~(outcome.broken[:num] | short.broken | long.broken)).nonzero().squeeze(1)
-    noise = struck(Noise(tries=20)).broken[held]
-    yield _noise(int(noise.sum()), len(held), flips)
-    if type(threat).__name__ in SCORES.norms:
-        scores = struck(SCORES, few.take(held)).broken if len(held) else noise
-        yield _scores(int(scores.sum()), len(held), flips)
+    yield _unbounded(unbounded, flips)
+    yield _noise(int(noise.broken[held].sum()), len(held), flips)
+    if SCORES in found:
+        yield _scores(int(found[SCORES].sum()), len(held), flips)
     if one_step:
         yield _label_leak(model, few, outcome.attack, threat)
 
@@ -142,23 +148,24 @@ def _parts(attack: Attack) -> Iterator[Attack]:
             yield from _parts(one)
 
 
-def _strength(outcome: Outcome, probes: Sequence[Outcome], flips: float) -> Check:
+def _strength(outcome: Outcome, probes: Mapping[Attack, Mask], flips: float) -> Check:
     """The attack against the probes, image by image: where they break clearly more, its number is too high."""
-    num = len(probes[0].right)
+    hit = torch.stack(list(probes.values())).any(0)
+    num = len(hit)
     held = outcome.right[:num] & ~outcome.broken[:num]
-    hit = torch.stack([one.broken for one in probes]).any(0)
     missed = int((held & hit).sum())
     alone, together = Share.of(held), Share.of(held & ~hit)
-    chance = len(probes) * flips * alone.value  # each probe's one answer for an image that held may differ
+    unusual = (1 - math.sqrt(max(0.0, 1 - 2 * flips))) / 2  # an answer, where two differ in that many cases
+    chance = (1 - (1 - unusual) ** len(probes)) * alone.value  # each probe gives one for an image that held
     beyond = clopper_pearson(missed, num)[0] - chance
     told = f" Of a random model {percent(chance)} of all may break by chance." if flips else ""
-    names = ", ".join(repr(one.attack) for one in probes[:-1]) + f" and {probes[-1].attack!r}"
+    *others, last = map(repr, probes)
     return Check.of(
         "attack strength",
         "fail" if beyond > CLEARLY else "warn" if beyond > SLIGHTLY else "ok",
         f"{percent(alone.value)} / {percent(together.value)}",
-        f"On {num} images {_within(alone)} hold against the attack; {names} break {missed or 'none'} of these, which "
-        f"leaves {_within(together)}.{told}",
+        f"On {num} images {_within(alone)} hold against the attack; {', '.join(others)} and {last} break "
+        f"{missed or 'none'} of these, which leaves {_within(together)}.{told}",
         "Report the lower share, and attack with more steps, with loss='margin', or with Reliable().",
     )
 

@@ -272,6 +272,9 @@ def test_a_model_quantised_to_four_levels_is_broken_without_gradients(honest, da
     assert found["gradient zero"].verdict == "fail"
     missed, held = map(int, found["gradients against scores"].value.split(" of "))
     assert 0 < missed <= held <= N
+    printed, left = (float(share.removesuffix(" %")) for share in found["attack strength"].value.split(" / "))
+    assert left <= 100 * (held - missed) / N + 0.1 < printed  # what scores break counts against the attack
+    assert found["attack strength"].verdict == "fail"
 
 
 @QUICK
