@@ -50,7 +50,8 @@ RECIPES = (
         _INTERVALS,
         minutes=4.8,
         expected="natural 97.58 % [97.26, 97.87], Reliable 91.59 % [91.03, 92.13], certified 90.73 % [90.14, 91.29] "
-        "(10,000 test images, the lowest of three seeds; minutes where the processor multiplies bfloat16)",
+        "(10,000 test images, the lowest of three seeds; minutes where the processor multiplies bfloat16, "
+        "elsewhere up to 8.4)",
     ),
     Named(
         "certified-linf-0.3-wide",
