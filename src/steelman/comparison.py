@@ -10,7 +10,7 @@ from steelman.attacks import Attack
 from steelman.attacks.foreign import Foreign
 from steelman.curves import Curve, reach
 from steelman.engine import generator_for
-from steelman.errors import RunError, SteelmanError, UsageError, place_of_strangers
+from steelman.errors import RunError, SteelmanError, UsageError, raised_by_strangers
 from steelman.evaluate import Outcome, struck_once
 from steelman.measurement import Measurement, Prepared, check_plain
 from steelman.optimality import envelope, largest, optimality
@@ -153,7 +153,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
             *_strayed(facts, rows),
         ),
         sections=(
-            Section("Result", (about(facts),), (Table("Attacks, the strongest first", columns, cells),)),
+            Section("Result", (_about(facts),), (Table("Attacks, the strongest first", columns, cells),)),
             *((Section("Over distance", (), (_figure(rows),)),) if far else ()),
             Section("Can the strongest attack's number be trusted?", (), (_trust(facts),)),
         ),
@@ -162,7 +162,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
     )
 
 
-def about(facts: dict[str, Any]) -> str:
+def _about(facts: dict[str, Any]) -> str:
     """On which images the columns stand."""
     natural = Share.from_json(facts["natural"])
     right = round(natural.value * natural.n)
@@ -216,10 +216,10 @@ def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: P
 
 def _failure(error: Exception) -> str:
     """An error in one line, with its place where it is that of the user's own code."""
-    words, place = " ".join(str(error).split()), place_of_strangers(error)
+    words = " ".join(str(error).split())
     if isinstance(error, SteelmanError):
         return words
-    return f"{f'{place} raised ' if place else ''}{type(error).__name__}: {words}"
+    return raised_by_strangers(error) or f"{type(error).__name__}: {words}"
 
 
 def _weakness(row: Row) -> tuple[float, ...]:

@@ -80,13 +80,14 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"seed is {seed}. Expected 0 or more, and less than 2^63.")
 
 
-def place_of_strangers(error: BaseException) -> str | None:
-    """Where code of the user's, called by steelman, raised it: file, line and function; None where none did."""
+def raised_by_strangers(error: Exception) -> str | None:
+    """Which line of the user's own code, called by steelman, raised what, in one line; None where none did."""
     own, homes = str(Path(__file__).parent), sysconfig.get_paths()
     libraries = ("<", *(homes[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith(own):
             return None
         if not frame.filename.startswith(libraries):
-            return f"{frame.filename}:{frame.lineno}, in {frame.name},"
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            return f"{frame.filename}:{frame.lineno}, in {frame.name}, raised {said}"
     return None

@@ -26,7 +26,7 @@ from steelman.page import Check
 from steelman.stats import Share, clopper_pearson, mcnemar
 from steelman.threats import Ball
 from steelman.types import Logits, Mask
-from steelman.wording import percent
+from steelman.wording import interval_text, percent
 
 SHORT = PGD(steps=20)
 LONG = PGD(steps=60, loss="margin")
@@ -58,14 +58,13 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
             "scores and label leaking aim at none: they tell of the model, not of this number."
         )
         yield Check("target", "info", "aimed", words)
-    one_step = type(threat).__name__ in FGSM.norms
     passes = _passes(outcome.attack)  # more than one for random models only
 
     def struck(attack: Attack, images: Data = few, within: Ball = threat) -> Outcome:
         return strike(model, images, dataclasses.replace(attack, samples=passes), within, generator=generator)
 
     short, long = struck(SHORT), struck(LONG)
-    fgsm = struck(FGSM()) if one_step else None
+    fgsm = struck(FGSM()) if type(threat).__name__ in FGSM.norms else None
     unbounded = struck(LONG, within=threat.at(max(threat.eps, threat.largest(few.shape))))
     noise = struck(Noise(tries=20))
     held = (long.right & ~(outcome.broken[:num] | short.broken | long.broken)).nonzero().squeeze(1)
@@ -83,7 +82,7 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     yield _noise(int(noise.broken[held].sum()), len(held), flips)
     if SCORES in found:
         yield _scores(int(found[SCORES].sum()), len(held), flips)
-    if one_step:
+    if fgsm is not None:
         yield _label_leak(model, few, outcome.attack, threat)
 
 
@@ -286,4 +285,4 @@ def _label_leak(model: nn.Module, few: Data, attack: Attack, threat: Ball) -> Ch
 
 def _within(share: Share) -> str:
     """A share with its interval; its n is told once in the sentence."""
-    return f"{percent(share.value)} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    return interval_text(share.to_json())

@@ -11,10 +11,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def share_text(share: Mapping[str, Any], digits: int = 1) -> str:
     """A measured share, as `Share.to_json` gives it, with its interval and n."""
-    if share["value"] is None:
-        return "none of 0"
+    return "none of 0" if share["value"] is None else f"{interval_text(share, digits)} of {share['n']}"
+
+
+def interval_text(share: Mapping[str, Any], digits: int = 1) -> str:
+    """A measured share with its interval, where its n is told elsewhere in the sentence."""
     ends = ", ".join(f"{100 * share[end]:.{digits}f}" for end in ("low", "high"))
-    return f"{percent(share['value'], digits)} [{ends}] of {share['n']}"
+    return f"{percent(share['value'], digits)} [{ends}]"
 
 
 def p_text(p: float) -> str:

@@ -46,20 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        kept = (words[:1] and words[0] in KEEPING) or any(word.partition("=")[0] == "--out" for word in words)
+        verb = next(iter(words), "")
+        kept = verb in KEEPING or any(word.partition("=")[0] == "--out" for word in words)
         rest = "Run the same command again to go on: what was finished is kept." if kept else "Nothing was kept."
-        hint = " With --out what is finished is." if not kept and words[:1] and words[0] in RESUMING else ""
+        hint = " With --out what is finished is." if not kept and verb in RESUMING else ""
         return _fail(f"stopped by Ctrl-C. {rest}{hint}", 130)
     except Exception as error:
         code = _explained(error)
         if code is None:
-            from steelman.errors import place_of_strangers
+            from steelman.errors import raised_by_strangers
 
-            place = place_of_strangers(error)
-            if place is None:  # a bug: its traceback is what helps
+            said = raised_by_strangers(error)
+            if said is None:  # a bug: its traceback is what helps
                 raise
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            return _fail(f"{place} raised {said}. It must work on any batch of images, also with gradients.", 1)
+            return _fail(f"{said}. It must work on any batch of images, also with gradients.", 1)
         return code
     return 0
 

@@ -204,7 +204,7 @@ def training(
         changes: fields of the recipe, None where not given; under "recipe" a whole one to start from.
         skip_bad: leave out corrupt pictures.
     """
-    if model.strip().lower().startswith("training("):
+    if is_spec(model, "training"):
         whole: Training = parse(model, "training")
     else:
         whole = Training(parse(model, "architecture"), source("digits"))
