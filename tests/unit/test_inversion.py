@@ -1,9 +1,12 @@
 """Inversion: closed-form optima, the published rule, what is stored, what is refused."""
 
 import math
+from functools import partial
+from statistics import NormalDist
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from steelman.attacks.pgd import PGD
@@ -202,7 +205,8 @@ class TestRefused:
             (lambda net: to_originals(images(2), images(3)), r"originals of \(3"),
             (lambda net: of_pairs(images(1), 3, torch.Generator()), "has no pair"),
             (lambda net: shared_bins([torch.tensor([math.inf])]), "no finite value"),
-            (lambda net: auc(torch.empty(0), torch.ones(1)), "values of both sets"),
+            (lambda net: auc(torch.empty(0), torch.empty(0)), "of 0 and 0 values"),
+            (lambda net: auc(torch.ones(2), torch.ones(1)), "as many of both"),
             (lambda net: ascend(net, images(1), torch.tensor([0]), L2(1.0), steps=0), "0 steps"),
         ],
     )
@@ -291,8 +295,25 @@ class TestMeasures:
 
     def test_an_area_of_one_and_of_a_half(self):
         low, high = torch.linspace(0, 1, 50), torch.linspace(2, 3, 50)
-        assert auc(high, low, rounds=3)[0] == 1
-        assert auc(low, low, rounds=3)[0] == pytest.approx(0.5)
+        assert auc(high, low) == (1.0, pytest.approx(0.025 ** (1 / 25)), 1.0)  # 25 of 25 in order
+        assert auc(low, high) == (0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 25)))
+        assert auc(low, low)[0] == pytest.approx(0.5)
+        assert auc(high[:1], low[:1]) == (1.0, 0.0, 1.0)  # no two images
+
+    def test_an_area_is_that_of_mann_and_whitney(self, generator):
+        first, second = (torch.randint(0, 9, (30,), generator=generator).double() for _ in range(2))
+        u = stats.mannwhitneyu(first, second).statistic
+        assert auc(first, second)[0] == pytest.approx(u / 900)
+
+    @pytest.mark.parametrize(("images", "shift", "noise"), [(20, 0.5, 0.1), (40, 2.0, 0.1), (40, 0.5, 1.0)])
+    def test_the_interval_of_an_area_covers_the_true_one(self, generator, images, shift, noise):
+        normal = partial(torch.randn, 400, images, generator=generator)
+        both = normal()  # what the two values of an image share
+        firsts, seconds = both + shift + noise * normal(), both + noise * normal()
+        intervals = [auc(*pair, confidence=0.9)[1:] for pair in zip(firsts, seconds, strict=True)]
+        true = NormalDist().cdf(shift / (2 * (1 + noise**2)) ** 0.5)
+        covered = sum(low <= true <= high for low, high in intervals) / len(intervals)
+        assert 0.84 < covered < 0.96  # by bootstrap, sets apart: 1.0; images: .65 of (20, .5, .1)
 
     def test_statistics(self):
         x = torch.zeros(2, 1, 8, 8)

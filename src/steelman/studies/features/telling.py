@@ -44,7 +44,7 @@ class FeaturesBlind(Question):
                 for name, area in areas.items()
             ),
             "An area of 1 means that every robust reconstruction has more of it than every non-robust one, 0 the "
-            "reverse, 0.5 that it tells nothing. Intervals are by bootstrap, of "
+            "reverse, 0.5 that it tells nothing. Intervals are of images, by DeLong et al. 1988, "
             f"{100 - 5 / len(values):.3g} % each: 95 % for all together (Bonferroni), as the best is chosen.",
             (_table(areas), _bars(areas), histogram("best", f"{best}, the statistic that tells most.", best, labelled)),
         )
