@@ -19,7 +19,7 @@ from steelman.engine import computes_as_its_class
 
 SUPPORTED = (
     "convolutions and linear layers, batch normalisation, ReLU, clamp and hardtanh, max and average pooling, "
-    "flatten and reshape, dropout, sums of two branches, sums and products with constants"
+    "padding with zeros, flatten and reshape, dropout, sums of two branches, sums and products with constants"
 )
 
 
@@ -83,7 +83,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Mean:
-    """A linear function whose weights are not negative: means; other shapes or nothing at all, which do not round."""
+    """A linear function whose weights are not negative: means; other shapes or no change, which do not round."""
 
     function: Callable[[Tensor], Tensor]
     rounds: bool = False
@@ -107,7 +107,7 @@ _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
 _POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _LAYERS = (
     *(nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.MaxPool2d, nn.AvgPool2d),
-    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d),
+    *(nn.AdaptiveAvgPool2d, nn.ZeroPad2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d),
 )
 _WEIGHT_SETTERS = "torch.nn.utils."  # weight and spectral normalisation, pruning
 _FACTS = ("shape", "ndim", "dtype", "device")  # attributes that are no values
@@ -224,6 +224,8 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
             return Mean(nn.Flatten())
         case "flatten" | "view" | "reshape" | "contiguous" | "expand":
             return Mean(_bound(node.target, rest, options))
+        case "pad" if _pads_with_zeros(*rest, **options):
+            return Mean(_bound(node.target, rest, options))
         case "mean" | "avg_pool2d" | "adaptive_avg_pool2d":
             return Mean(_bound(node.target, rest, options), rounds=True)
         case "max_pool2d":
@@ -232,6 +234,10 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
             return Mean(lambda x: x)
         case _:
             raise Unknown(_place(node, name))
+
+
+def _pads_with_zeros(pad: Any, mode: str = "constant", value: float | None = None) -> bool:  # noqa: ARG001
+    return mode == "constant" and not value
 
 
 def _of_module(node: fx.Node, module: nn.Module) -> Kind:
@@ -251,7 +257,7 @@ def _of_module(node: fx.Node, module: nn.Module) -> Kind:
             return Clamp(module.min_val, module.max_val)
         case nn.MaxPool2d() if not module.return_indices:
             return MaxPool({name: getattr(module, name) for name in _POOLING})
-        case nn.Flatten() | nn.Identity():
+        case nn.Flatten() | nn.Identity() | nn.ZeroPad2d():
             return Mean(module)
         case nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
             return Mean(module, rounds=True)

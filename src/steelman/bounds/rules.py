@@ -194,6 +194,13 @@ def _expand(x: Any, *sizes: int) -> Box:
     return made
 
 
+def _pad(x: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Box:
+    """Rows and columns more, or fewer where negative; in a ball what repeats values would move by itself."""
+    made = _reshape(partial(F.pad, pad=pad, mode=mode, value=value))(x)
+    made.ball = made.ball if mode == "constant" and not value else None
+    return made
+
+
 def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Box:  # noqa: ARG001
     if training:
         raise Unknown
@@ -271,6 +278,7 @@ RULES.update(
         F.max_pool2d: _monotone(F.max_pool2d),
         F.avg_pool2d: _average(F.avg_pool2d, _window),
         F.adaptive_avg_pool2d: _average(F.adaptive_avg_pool2d, lambda before, *_, **__: before[2:].numel()),
+        F.pad: _pad,
         F.dropout: _dropout,
         F.dropout2d: _dropout,
     }

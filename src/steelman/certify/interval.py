@@ -27,6 +27,6 @@ class Interval(Bounded):
     def supported(self) -> str:  # noqa: D102
         return (
             "convolutions and linear layers, batch normalisation, ReLU, leaky ReLU, tanh, sigmoid, clamp, max and "
-            "average pooling, flatten and reshape, sums, products with constants; threats Linf, L2 and L1; float32 or "
-            "better"
+            "average pooling, padding, flatten and reshape, sums, products with constants; threats Linf, L2 and L1; "
+            "float32 or better"
         )
