@@ -61,6 +61,13 @@ class Repeated(nn.Module):
         return self.head(vectors.flatten(1)) + self.all(vectors.mean(2))
 
 
+class Padded(nn.Module):
+    """Zeros around, but for one side, which loses a column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (1, -1, 1, 2), value=0.0)
+
+
 def drawn(model: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -84,6 +91,9 @@ NETS: dict[str, nn.Module] = {
     ),
     "residual": Residual(),
     "repeated": Repeated(),
+    "padded": nn.Sequential(
+        nn.ZeroPad2d((-1, 1, -2, 0)), nn.Conv2d(2, 4, 3, stride=2), Padded(), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)
+    ),
 }
 NETS = {name: drawn(net, seed) for seed, (name, net) in enumerate(NETS.items(), 3)}
 THREATS = [Linf(0.03), L2(0.2), L1(0.5, clip=False)]
@@ -366,6 +376,9 @@ def test_weights_that_torch_normalises_are_bounded_as_they_are(normalised):
         (Lambda(lambda x: nn.ReLU()(x.flatten(1))), "beyond torch.fx .NameError: module is not installed"),
         (Lambda(lambda x: x.mean((1, 2, 3)) + x.mean((2, 3))), "different numbers of dimensions"),
         (nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten()), "layer 0 .Conv2d"),
+        (nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Flatten()), "layer 0 .ConstantPad2d"),
+        (Lambda(lambda x: F.pad(x, (1, 1), value=0.5).flatten(1)), "pad"),
+        (Lambda(lambda x: F.pad(x, (1, 1), mode="reflect").flatten(1)), "pad"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
