@@ -90,8 +90,26 @@ def record(asked: Certification, prepared: Prepared, masks: list[Mask]) -> dict[
         "natural": shares[0],
         "certified": points[-1]["certified"],
         "points": points,
-        "notes": list(prepared.notes),
+        "notes": [*prepared.notes, *_smoothing_notes(asked, prepared)],
     }
+
+
+def _smoothing_notes(asked: Certification, prepared: Prepared) -> list[str]:
+    """What a certificate by random draws says, and which radii so many draws cannot prove of any image."""
+    certifier, ball = asked.certifier, asked.measurement.ball
+    if not isinstance(certifier, Smoothing):
+        return []
+    notes = [
+        f"the model is asked under Gaussian noise of sigma {certifier.sigma:g}; each image's certificate, from "
+        f"{certifier.n:,} draws, is true with probability {100 * (1 - certifier.alpha):g} %"
+    ]
+    most = certifier.radius(certifier.n)
+    if beyond := [eps for eps in asked.radii if certifier.within(ball.at(eps), prepared.data.pixels(slice(1))) > most]:
+        notes.append(
+            f"{certifier.n:,} draws of sigma {certifier.sigma:g} prove no more than {most:.3g} in L2 of any image, and "
+            f"{type(ball).__name__}({beyond[0]:g}) is not within: take more draws (n) or a larger sigma"
+        )
+    return notes
 
 
 def certification_page(facts: dict[str, Any], command: str) -> Page:

@@ -22,17 +22,23 @@ def generators_of(model: nn.Module) -> list[Generator]:
     return list({id(one): one for one in held}.values())
 
 
+def states(model: nn.Module, device: torch.device) -> tuple[Tensor, ...]:
+    """Where the generators stand from which a model on that device may draw: torch's own, and the model's."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return (torch.get_rng_state(), *cuda, *(one.get_state() for one in generators_of(model)))
+
+
 def is_random(model: nn.Module, x: Images) -> bool:
     """Whether the same few images get different outputs twice, or could: a vote of noisy copies may agree by chance.
 
     Costs two small passes; the caller guards the model. The states of its own generators and of the global one are put
     back: the model draws afterwards what it would have.
     """
-    own, passes = generators_of(model), list[tuple[Tensor, ...]]()
+    passes = list[tuple[Tensor, ...]]()
     with torch.no_grad(), torch.random.fork_rng(cuda_alone(x.device)), put_back(model):
         for _ in range(2):
             outputs = model(x[:FEW]).nan_to_num()
-            passes.append((outputs, torch.get_rng_state(), *(one.get_state() for one in own)))
+            passes.append((outputs, *states(model, x.device)))
     return not all(torch.equal(first, again) for first, again in zip(*passes, strict=True))
 
 

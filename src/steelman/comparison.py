@@ -138,6 +138,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
         for one in facts["attacks"]
     )
     median = "more than half hold" if best["median"] is None else f"median distance {best['median']:.4g}"
+    median = median if best["success"]["n"] else "no image is right"
     strongest = (
         f"success on {Share.from_json(best['success'])}, {median}"
         if far
@@ -195,8 +196,10 @@ def rank_text(one: dict[str, Any]) -> str:
 
 
 def distance_cell(one: dict[str, Any]) -> float | str:
-    """The median distance; the word inf where more than half hold, as JSON has no such number."""
-    return "" if one["error"] else "inf" if one["median"] is None else one["median"]
+    """The median distance; the word inf where more than half hold, as JSON has no such number; nothing of no image."""
+    if one["error"] or not one["success"]["n"]:
+        return ""
+    return "inf" if one["median"] is None else one["median"]
 
 
 def _row(attack: Attack, comparison: Comparison, prepared: Prepared, progress: Progress, stem: Path | None) -> Row:

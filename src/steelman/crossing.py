@@ -121,7 +121,9 @@ def cross(
     natural = {name: accuracy(model, data) for name, model in models.items()}
     panels: list[Trust] = []
     for name, model in models.items():
-        attack, stage = crossing.measurement.attack, stages.stage("trust")
+        stage = stages.stage("trust")
+        own = {attack: int(found[repr(attack), name, name].sum()) for attack in crossing.attacks}
+        attack = min(own, key=own.__getitem__) if own else crossing.measurement.attack
         outcome = strike(model, data, attack, threat, generator=generator_for(data.images, seed), progress=stage)
         asked = "" if crossing.attacks else ", struck anew: saved images say nothing of gradients"
         subject = f"{attack!r} on {name} within {threat!r}{asked}"

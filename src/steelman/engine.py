@@ -170,7 +170,8 @@ def _measured(model: nn.Module, copies: Images) -> _Work:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 products += output.numel() * module.weight[0].numel()
 
-    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    known = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))
+    hooks = [module.register_forward_hook(count) for module in known]  # a script takes none
     try:
         with torch.no_grad():
             model(copies)
@@ -218,11 +219,17 @@ def forward(model: nn.Module, x: Images, *, coarse: bool = False) -> Logits:
     for a direction and for nothing to be judged by.
 
     Raises:
-        UsageError: the output is not (images, classes) with two classes or more.
+        UsageError: the output is not (images, classes) with two classes or more, or the model changes its input.
     """
     filled = fill(x)
+    version = None if filled.is_inference() else filled._version
     with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
         logits = model(filled)
+    if version is not None and filled._version != version:
+        raise UsageError(
+            "the model writes over the images that it is given, as Normalize(inplace=True) does. Expected a model that "
+            "leaves them as they are: take inplace=False there, or begin with x = x.clone()."
+        )
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(filled):
         given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UsageError(

@@ -31,6 +31,7 @@ from steelman.wording import interval_text, percent
 SHORT = PGD(steps=20)
 LONG = PGD(steps=60, loss="margin")
 SCORES: Attack = Square(queries=200, rescale=True)  # short: what holds against 60 gradients should hold by far
+ALONE = 8  # images that are asked about one by one
 CLEARLY, SLIGHTLY = 0.05, 0.01  # by which share of all images, at least, an attack misses what the probes break
 
 
@@ -46,10 +47,13 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     threat, num = outcome.threat, len(few)
     with guarded(model):
         first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
-    flips = float((first.argmax(1) != again.argmax(1)).float().mean())
-    yield from _output_checks(
-        first, outcome.attack, flips, random=not torch.equal(first.nan_to_num(), again.nan_to_num())
-    )
+    flips, random = float((first.argmax(1) != again.argmax(1)).float().mean()), not same(first, again)
+    yield from _output_checks(first, outcome.attack, flips, random=random)
+    if not random:
+        yield _alone(model, few, first)
+    if not outcome.right[:num].any():
+        words = f"None of these {num} images is right: there was nothing to attack, and nothing is asked of the model."
+        yield Check.of("right images", "warn", f"0 of {num}", words, "Give a trained model, and images like its own.")
     if threat.eps == 0 or not outcome.right[:num].any():
         return
     if outcome.target is not None:
@@ -130,6 +134,31 @@ def _output_checks(logits: Logits, attack: Attack, flips: float, *, random: bool
         else "The same image gives different outputs: one gradient of a random model is not its direction, and one "
         "answer not its answer." + (" The attack averages over draws." if averaged else ""),
         "Attack the mean over draws (expectation over transformation), such as PGD(samples=20).",
+    )
+
+
+def same(first: Logits, again: Logits) -> bool:
+    """Whether outputs are the same, what is no number included."""
+    return torch.equal(first.nan_to_num(), again.nan_to_num())
+
+
+def _alone(model: nn.Module, few: Data, together: Logits) -> Check:
+    """An image's output must not depend on which other images are asked about with it."""
+    with guarded(model):
+        alone = torch.cat([logits_of(model, few.pixels(slice(row, row + 1))) for row in range(min(ALONE, len(few)))])
+    together = together[: len(alone)]
+    largest = float(together.nan_to_num().abs().max())
+    apart = not torch.allclose(alone.nan_to_num(), together.nan_to_num(), rtol=0.0, atol=0.01 * largest)
+    changed = int((alone.argmax(1) != together.argmax(1)).sum())
+    return Check.of(
+        "one by one",
+        "fail" if apart else "ok",
+        f"{changed} of {len(alone)} predictions differ" if apart else "same alone",
+        f"Asked about one by one, {len(alone)} images get other outputs than among others, {changed} of them another "
+        "prediction: what is measured depends on the batch."
+        if apart
+        else "An image gets the same output alone as among others.",
+        "Normalise by running statistics (BatchNorm in eval mode), and take a softmax over the classes (dim=1).",
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy import special
 from torch import Generator, Tensor, nn
 
-from steelman.chance import is_random
+from steelman.chance import drawing_from, is_random
 from steelman.data import Data
 from steelman.engine import guarded
 from steelman.evaluate import Outcome, check_pixels, logits_of
@@ -34,8 +34,12 @@ class RandomAccuracy:
         return {"vote": self.vote.to_json(), "expected": self.expected.to_json(), "sd": self.sd, "draws": self.draws}
 
 
-def random_accuracy(model: nn.Module, data: Data | tuple[Images, Labels], *, draws: int = DRAWS) -> RandomAccuracy:
+def random_accuracy(
+    model: nn.Module, data: Data | tuple[Images, Labels], *, draws: int = DRAWS, target: Labels | None = None
+) -> RandomAccuracy:
     """Accuracy of a random model over its own draws, each share with its 95 % interval.
+
+    With targets (n,) an answer counts as right that is not the target: what holds against an attack that aims at it.
 
     The images' mean numbers of right answers are at most as spread as right and wrong would be with the same mean
     (Hoeffding 1963, section 5), so Clopper-Pearson's interval, taken at their sum, is on the safe side.
@@ -44,9 +48,10 @@ def random_accuracy(model: nn.Module, data: Data | tuple[Images, Labels], *, dra
     x = check_pixels(x)
     with guarded(model):
         answers = torch.stack([logits_of(model, x).argmax(1) for _ in range(draws)])
-    right = (answers == y).float()
+    good = (lambda said: said == y) if target is None else (lambda said: said != target)
+    right = good(answers).float()
     sd = mean_sd(right.mean(1).tolist())[1] if draws > 1 else 0.0
-    return RandomAccuracy(Share.of(answers.mode(0).values == y), fractional(right.mean(0)), sd, draws)
+    return RandomAccuracy(Share.of(good(answers.mode(0).values)), fractional(right.mean(0)), sd, draws)
 
 
 def fractional(values: Tensor) -> Share:
@@ -73,6 +78,13 @@ def random_accuracies(
     with guarded(model):
         if not is_random(model, x):
             return None
+    with drawing_from(model, 0 if generator is None else generator.initial_seed()):
+        return _over_draws(model, x, outcome, draws, generator)
+
+
+def _over_draws(
+    model: nn.Module, x: Images, outcome: Outcome, draws: int, generator: Generator | None
+) -> dict[str, Any]:
     wrong = (~outcome.right).nonzero().squeeze(1)
     x_adv = outcome.x_adv
     if len(wrong):
@@ -80,5 +92,6 @@ def random_accuracies(
         options: dict[str, Any] = {"target": aim, "generator": generator}
         found = outcome.attack.run(model, x[wrong], outcome.y[wrong], outcome.threat, **options)
         x_adv = x_adv.index_copy(0, wrong, found.x_adv)
-    natural, robust = (random_accuracy(model, (images, outcome.y), draws=draws) for images in (x, x_adv))
+    natural = random_accuracy(model, (x, outcome.y), draws=draws)
+    robust = random_accuracy(model, (x_adv, outcome.y), draws=draws, target=outcome.target)
     return {"draws": draws, "natural": natural.to_json(), "robust": robust.to_json()}

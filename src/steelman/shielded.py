@@ -33,6 +33,7 @@ class Shielded:
     model: nn.Module  # the defended one
     undefended: Outcome
     static_held: Mask  # right behind the shield, before and after the attack on the undefended model
+    searched_held: Mask  # right, and not broken by the search on the defended model alone
     adaptive: Outcome  # of the defended model; the static images are among its candidates
 
     @property
@@ -41,8 +42,11 @@ class Shielded:
         return Share.of(self.static_held)
 
     def to_json(self) -> dict[str, Any]:
-        """Shares without the shield, and with it under both attackers, with a paired test of these two."""
-        held = self.adaptive.right & ~self.adaptive.broken
+        """Shares without the shield and with it under both attackers; of the search alone, with a paired test.
+
+        The test is of the static images against those of the search on the defended model: with the static ones among
+        its candidates the adaptive attacker could only win.
+        """
         return {
             "shield": repr(self.shield),
             "undefended": {name: getattr(self.undefended, name).to_json() for name in ("natural", "robust")},
@@ -50,7 +54,8 @@ class Shielded:
             "static": self.static.to_json(),
             "adaptive": self.adaptive.robust.to_json(),
             "attack": repr(self.adaptive.attack),
-            "p": mcnemar(self.static_held, held).p,
+            "search": Share.of(self.searched_held).to_json(),
+            "p": mcnemar(self.static_held, self.searched_held).p,
         }
 
 
@@ -92,7 +97,8 @@ def strike_shielded(
     adaptive = struck_once(stems[1], defended, data, aware, threat, **again)
     transferred = _given(defended, adaptive, undefended, data)
     held = adaptive.right & ~transferred.broken
-    return Shielded(shield, defended, undefended, held, _worse(adaptive, transferred))
+    alone = adaptive.right & ~adaptive.broken
+    return Shielded(shield, defended, undefended, held, alone, _worse(adaptive, transferred))
 
 
 def averaging(attack: Attack, shield: Shield | None) -> Attack:

@@ -138,8 +138,10 @@ def load_run(path: Path) -> Trained:
         raise RunError(f"{path} is the run of {run.spec_text}. Expected the run of a Training, which has weights.")
     training: Training = spec.parse(run.spec_text, "training")
     about = run.read_json("model")
-    channels, height, width = about["shape"]
-    classes = tuple(about["classes"])
+    try:
+        (channels, height, width), classes = about["shape"], tuple(about["classes"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{run.file('results/model.json')} is damaged. Train again into another directory.") from None
     blank = training.architecture.blank()
     model = blank((channels, height, width), len(classes), torch.Generator().manual_seed(0))
     load_weights(model, run.file("weights.safetensors"))

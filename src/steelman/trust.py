@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from torch import Generator, nn
 
+from steelman.chance import drawing_from
 from steelman.data import Data
 from steelman.engine import generator_for
 from steelman.errors import UsageError
@@ -43,7 +44,8 @@ def examine(
             f"the outcome is about {len(outcome.y)} images, {len(data)} were given. Give those of the strike."
         )
     generator = generator or generator_for(data.images)
-    checks = (*read(outcome), *probe(model, data.first(sample), outcome, generator=generator))
+    with drawing_from(model, generator.initial_seed()):
+        checks = (*read(outcome), *probe(model, data.first(sample), outcome, generator=generator))
     return Trust(subject or f"{outcome.attack!r} within {outcome.threat!r}", checks)
 
 

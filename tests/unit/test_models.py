@@ -182,23 +182,11 @@ def test_wrong_fields_are_refused():
 
 
 @pytest.mark.parametrize(
-    "spec", ["Linear1(width=0)", "MLP(width=-3)", "FC100(head_dropout=1.0)", "AlexNet28(dropout=2)", "FastCNN(crop=-1)"]
+    "spec", ["Linear1(width=0)", "MLP(width=-3)", "FC100(head_dropout=1.0)", "AlexNet28(dropout=2)"]
 )
 def test_wrong_fields_are_refused_when_the_network_is_built(spec, generator):
     with pytest.raises(UsageError, match="Possible: "):
         _build(spec, generator)
-
-
-def test_a_crop_is_the_network_on_smaller_images(generator):
-    model, small = _build("FastCNN(crop=3)", generator), parse("FastCNN")((1, 22, 22), 10, generator)
-    small.load_state_dict(
-        {
-            name.replace("features.1", "features.0").replace("features.3", "features.2"): value
-            for name, value in model.state_dict().items()
-        }
-    )
-    x = torch.rand(2, *MNIST, generator=generator)
-    assert torch.equal(model(x), small(x[..., 3:-3, 3:-3]))
 
 
 def test_flat_size_is_that_of_the_real_layers_and_leaves_them_alone():

@@ -38,6 +38,7 @@ class Foreign(Attack):
     batch: int = 100
 
     norms: ClassVar[tuple[str, ...]] = ("Linf", "L2", "L1", "L0")
+    climbs: ClassVar[bool] = False  # what a peer returns is judged, and where it is not allowed the original stays
 
     def __post_init__(self) -> None:
         super().__post_init__()

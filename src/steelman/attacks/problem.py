@@ -1,17 +1,18 @@
 """What an attack searches in: it owns every forward pass, judges, counts, remembers, and watches the gradients."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Yields
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
 
 from steelman.attacks.found import Found, Health, broken, not_zero
-from steelman.chance import is_random
+from steelman.chance import is_random, states
 from steelman.engine import coarse_pays, forward, slope
 from steelman.errors import UsageError
 from steelman.losses import LOSSES, Loss, LossName, margin
@@ -20,6 +21,8 @@ from steelman.threats import Ball
 from steelman.types import Images, Labels, Logits, Mask, PerExample
 from steelman.windows import Windows
 
+Rows: TypeAlias = slice | Tensor
+Map: TypeAlias = Callable[[Images], Images] | None
 SLACK = 1 / 16  # of the largest logit: candidates whose coarse margin is nearer to 0 are judged in float32
 # what a search for some of the images hands back, image by image
 _REMEMBERED = ("best", "margin", "success", "distance", "score", "forwards", "backwards", "rejected")
@@ -40,8 +43,8 @@ class Problem:
     `steelman.engine.coarse_pays`). Then values are coarse too, but what may be broken is asked again in float32.
 
     Of a random model every evaluation is the mean of `samples` passes, and it is judged on its mean logits (expectation
-    over transformation, arXiv:1707.07397); no image is finished, for one that is just wrong is so at every second draw
-    only. A deterministic model is asked once all the same.
+    over transformation, arXiv:1707.07397); no image is finished, however many passes, for one that is just wrong is so
+    at every second draw only. A deterministic model is asked once all the same.
     """
 
     def __init__(
@@ -80,8 +83,8 @@ class Problem:
         self.rejected = torch.zeros_like(self.forwards)
         self.health = Health.blank(x)
         self._classes = 0  # not known yet
-        self._coarse: bool | None = None  # not known yet
         self._random: bool | None = None  # not known yet, and not asked where a single pass is enough
+        self._draws: bool | None = None  # whether a pass moves a generator: seen at the first one
         self.samples = self._worth(samples)
 
     def logits(self, x_adv: Images) -> Logits:
@@ -90,9 +93,9 @@ class Problem:
         for rows in self._parts():
             candidate = x_adv[rows]
             with torch.no_grad():
-                logits = forward(self.model, candidate)
+                logits = self._ask(candidate)
                 for _ in range(self.samples - 1):
-                    logits = logits + forward(self.model, candidate)
+                    logits = logits + self._ask(candidate)
             logits = self._mean(logits)
             if outputs is None:
                 outputs = logits.new_zeros(len(x_adv), logits.shape[1])
@@ -121,10 +124,10 @@ class Problem:
         for rows in self._parts(among):
             candidate = x_adv[rows]
             with torch.no_grad():
-                logits = forward(self.model, candidate) if windows is None else self._seen(windows, rows, candidate)
+                logits = self._ask(candidate) if windows is None else self._seen(windows, rows, candidate)
                 value = self._loss(logits, rows, loss, toward)
                 for _ in range(self.samples - 1):
-                    more = forward(self.model, candidate)
+                    more = self._ask(candidate)
                     logits, value = logits + more, value + self._loss(more, rows, loss, toward)
             values[rows] = self._mean(value)
             self._judge(rows, candidate, self._mean(logits))
@@ -139,30 +142,29 @@ class Problem:
         *,
         toward: Labels | None = None,
         samples: int | None = None,
-        through: Callable[[Images], Images] | None = None,
+        through: Map = None,
         coarse: bool = False,
     ) -> tuple[PerExample, Images]:
         """The loss of each candidate and its gradient. Judges the candidates.
 
-        `coarse` says that both may be: three digits are enough for the search.
+        `coarse` says that both may be: three digits are enough for the search. `samples` stands for the problem's own
+        number of passes, also for a deterministic model.
 
-        `samples` stands for the problem's own number of passes, also for a deterministic model.
-
-        With `through`, a differentiable map from the candidates that are still searched (a micro-batch at a time) to
-        what the model sees, the loss is that of what it sees and the gradient that of the candidate. Such a pass is
-        counted, but nothing is judged: what the model saw is no candidate. Each of the `samples` calls the map again.
+        With `through`, a differentiable map from the candidates that are still searched (a micro-batch) to what the
+        model sees, the loss is that of what it sees and the gradient that of the candidate. Such a pass is counted, but
+        nothing is judged: what the model saw is no candidate. Each of the `samples` calls the map again.
         """
         samples = self.samples if samples is None else samples
-        coarse = coarse and samples == 1 and self._coarse_pays()
+        coarse = coarse and samples == 1 and self._coarse_pays
+        own = (loss, toward, samples, through, coarse)
         if self.num_active == len(x_adv) <= self.batch:
-            result = self._gradient(slice(0, len(x_adv)), x_adv, loss, toward, samples, through, coarse)
+            values, grads = self._gradient(slice(0, len(x_adv)), x_adv, *own)
         else:
             values, grads = torch.zeros(len(x_adv), device=x_adv.device), torch.zeros_like(x_adv)
             for rows in self._parts():
-                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], loss, toward, samples, through, coarse)
-            result = values, grads
+                values[rows], grads[rows] = self._gradient(rows, x_adv[rows], *own)
         self._finish()
-        return result
+        return values, grads
 
     def values_and_grads(self, x_adv: Images, loss: Loss, towards: Tensor) -> tuple[Tensor, Tensor]:
         """The loss towards each of several classes and all its gradients, from one forward pass.
@@ -176,7 +178,7 @@ class Problem:
             total = torch.zeros((), device=x_adv.device)
             for _ in range(self.samples):
                 with torch.enable_grad():
-                    logits = forward(self.model, candidate)
+                    logits = self._ask(candidate)
                     for i, toward in enumerate(towards):
                         value = self._loss(logits, rows, loss, toward)
                         grad = slope(value.sum(), candidate, keep=i + 1 < len(towards))
@@ -201,7 +203,7 @@ class Problem:
         """How many classes the model knows; asks it for one image where it has not been asked yet."""
         if not self._classes:
             with torch.no_grad():
-                self._classes = forward(self.model, self.x[:1]).shape[1]
+                self._classes = self._ask(self.x[:1]).shape[1]
         return self._classes
 
     @property
@@ -220,10 +222,11 @@ class Problem:
     ) -> Yields["Problem"]:
         """The same search for some images alone (those not finished, unless `rows` says which), within a threat.
 
-        A `model` given must have the same outputs as this problem's; its derivatives may be others.
+        A `model` given must have the same outputs as this problem's; its derivatives may be others, and the health of
+        these is not kept.
 
-        What it finds, counts and remembers goes into this problem when the context ends. The threat may be narrower
-        than this problem's, not wider; `samples` may be more passes than this problem's, not fewer.
+        What it finds, counts and remembers goes into this problem in the end. The threat may be narrower than this
+        problem's, not wider; `samples` may be more passes, not fewer.
         """
         rows = self.active.nonzero().squeeze(1) if rows is None else rows
         target = None if self.target is None else self.target[rows]
@@ -232,18 +235,19 @@ class Problem:
         part = Problem(model or self.model, self.x[rows], self.y[rows], threat or self.threat, **options)
         for name in _REMEMBERED:
             setattr(part, name, getattr(self, name)[rows])
-        part._classes, part._random = self._classes, self._random
+        part._classes, part._random, part._draws = self._classes, self._random, self._draws
         part.samples = max(self.samples, self._worth(samples))
-        part.health = Health(**{field.name: getattr(self.health, field.name)[rows] for field in fields(Health)})
+        kept = [field.name for field in fields(Health)] if model is None else ["moved"]  # its gradients are not ours
+        part.health = replace(part.health, **{name: getattr(self.health, name)[rows] for name in kept})
         part._finish()
         try:
             yield part
         finally:
             for name in _REMEMBERED:
                 getattr(self, name)[rows] = getattr(part, name)
-            for field in fields(Health):
-                getattr(self.health, field.name)[rows] = getattr(part.health, field.name)
-            self._classes = part._classes
+            for name in kept:
+                getattr(self.health, name)[rows] = getattr(part.health, name)
+            self._classes, self._draws = part._classes, part._draws
             self._finish()
 
     def found(self) -> Found:
@@ -260,10 +264,18 @@ class Problem:
             self._random = is_random(self.model, self.x)
         return samples if self._random else 1
 
+    def _ask(self, x: Images, *, coarse: bool = False) -> Logits:
+        """The model's logits; from the first of them it is known whether it draws random numbers."""
+        before = states(self.model, x.device) if self._draws is None else ()
+        logits = forward(self.model, x, coarse=coarse)
+        if before:
+            self._draws = not all(map(torch.equal, before, states(self.model, x.device)))
+        return logits
+
     def _mean(self, total: Tensor) -> Tensor:
         return total / self.samples if self.samples > 1 else total
 
-    def _parts(self, among: Mask | None = None) -> Iterator[slice | Tensor]:
+    def _parts(self, among: Mask | None = None) -> Iterator[Rows]:
         """Rows of the images that are still searched, a micro-batch at a time."""
         if among is not None and not among.all():
             rows = (self.active & among).nonzero().squeeze(1)
@@ -275,18 +287,18 @@ class Problem:
 
     def _gradient(
         self,
-        rows: slice | Tensor,
+        rows: Rows,
         candidate: Images,
         loss: LossName | Loss,
         toward: Tensor | None,
         samples: int,
-        through: Callable[[Images], Images] | None,
+        through: Map,
         coarse: bool,
     ) -> tuple[PerExample, Images]:
         candidate = candidate.detach().requires_grad_()
         value, grad, logits = self._pass(rows, candidate, loss, toward, through, coarse=coarse)
         for _ in range(samples - 1):
-            more = self._pass(rows, candidate, loss, toward, through)
+            more = self._pass(rows, candidate, loss, toward, through, coarse=False)
             value, grad, logits = value + more[0], grad + more[1], logits + more[2]
         if samples > 1:
             value, grad, logits = value / samples, grad / samples, logits / samples
@@ -297,58 +309,50 @@ class Problem:
         elif self.judged:
             self.forwards[rows] += 1
         self._examine(rows, grad, logits)
-        if self.judged and samples > 1:
+        if self.judged:
             self.forwards[rows] += samples - 1
             self.backwards[rows] += samples - 1
         return value, grad
 
     def _pass(
-        self,
-        rows: slice | Tensor,
-        candidate: Images,
-        loss: LossName | Loss,
-        toward: Tensor | None,
-        through: Callable[[Images], Images] | None,
-        *,
-        coarse: bool = False,
+        self, rows: Rows, candidate: Images, loss: LossName | Loss, toward: Tensor | None, through: Map, *, coarse: bool
     ) -> tuple[PerExample, Images, Logits]:
         with torch.enable_grad():
-            logits = forward(self.model, candidate if through is None else through(candidate), coarse=coarse)
+            logits = self._ask(candidate if through is None else through(candidate), coarse=coarse)
             values = self._loss(logits, rows, loss, toward)
             grad = slope(values.sum(), candidate)
         return values.detach(), grad, logits.detach()
 
+    @functools.cached_property
     def _coarse_pays(self) -> bool:
-        if self._coarse is None:
-            self._coarse = coarse_pays(self.model, self.x)
-        return self._coarse
+        return coarse_pays(self.model, self.x)
 
-    def _settled(self, rows: slice | Tensor, candidate: Images, logits: Logits) -> Logits:
+    def _settled(self, rows: Rows, candidate: Images, logits: Logits) -> Logits:
         """Coarse logits, those of candidates that may be broken computed again: float32 decides."""
         lead = margin(logits, self.y[rows], None if self.target is None else self.target[rows])
         near = (~(lead < -SLACK * logits.abs().amax(1))).nonzero().squeeze(1)
         if len(near):
             with torch.no_grad():
-                logits = logits.index_copy(0, near, forward(self.model, candidate[near]))
+                logits = logits.index_copy(0, near, self._ask(candidate[near]))
             self.forwards[self._places(rows)[near]] += 1
         return logits
 
-    def _places(self, rows: slice | Tensor) -> Tensor:
+    def _places(self, rows: Rows) -> Tensor:
         return torch.arange(len(self.x), device=self.x.device)[rows]
 
-    def _seen(self, windows: Windows, rows: slice | Tensor, candidate: Images) -> Logits:
+    def _seen(self, windows: Windows, rows: Rows, candidate: Images) -> Logits:
         logits = windows.logits(self._places(rows), candidate)
         hit = broken(logits, self.y[rows], None if self.target is None else self.target[rows])
         if hit.any():
-            logits[hit] = forward(self.model, candidate[hit])
+            logits[hit] = self._ask(candidate[hit])
         return logits
 
-    def _loss(self, logits: Logits, rows: slice | Tensor, loss: LossName | Loss, toward: Tensor | None) -> PerExample:
+    def _loss(self, logits: Logits, rows: Rows, loss: LossName | Loss, toward: Tensor | None) -> PerExample:
         toward = self.target if toward is None else toward
         function = LOSSES[loss] if isinstance(loss, str) else loss
         return function(logits, self.y[rows], None if toward is None else toward[rows])
 
-    def _judge(self, rows: slice | Tensor, candidate: Images, logits: Logits) -> None:
+    def _judge(self, rows: Rows, candidate: Images, logits: Logits) -> None:
         """Remember candidates that are allowed and better than what was known."""
         if not self.judged:
             self.best[rows] = candidate
@@ -375,7 +379,7 @@ class Problem:
         self.success[rows] |= hit & allowed
         self._keep(rows, candidate, better)
 
-    def _keep(self, rows: slice | Tensor, candidate: Images, better: Mask) -> None:
+    def _keep(self, rows: Rows, candidate: Images, better: Mask) -> None:
         """Copy the better candidates, and those alone."""
         chosen = better.nonzero().squeeze(1)
         if len(chosen) == len(better):
@@ -383,13 +387,13 @@ class Problem:
         elif len(chosen):
             self.best[self._places(rows)[chosen]] = candidate[chosen]
 
-    def _examine(self, rows: slice | Tensor, grad: Images, logits: Logits) -> None:
+    def _examine(self, rows: Rows, grad: Images, logits: Logits) -> None:
         """Count the gradient, and keep book of its health."""
         if self.judged:
             self.backwards[rows] += 1
             self.health.note(rows, grad, logits)
 
     def _finish(self) -> None:
-        if self.judged and self.finishes and not self.closest and self.samples == 1:
+        if self.judged and self.finishes and not self.closest and self.samples == 1 and not self._draws:
             self.active = ~self.success
             self.num_active = int(self.active.sum())

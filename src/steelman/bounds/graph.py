@@ -236,7 +236,7 @@ def _kind(node: fx.Node, module: fx.GraphModule, constants: Mapping[fx.Node, Cal
             raise Unknown(_place(node, name))
 
 
-def _pads_with_zeros(pad: Any, mode: str = "constant", value: float | None = None) -> bool:  # noqa: ARG001
+def _pads_with_zeros(pad: Any, mode: Any = "constant", value: Any = None) -> bool:  # noqa: ARG001
     return mode == "constant" and not value
 
 
@@ -286,11 +286,11 @@ def _arithmetic(name: str, node: fx.Node, constants: Mapping[fx.Node, Callable[[
         return Sum(1.0 if name == "add" else -1.0)
 
     def read() -> tuple[Tensor, Tensor]:
-        one, zero = torch.ones(()), torch.zeros(())
+        one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         if name == "neg":
             return -one, zero
         values = [part() if callable(part) else part for part in parts if not isinstance(part, fx.Node)]
-        value = torch.as_tensor(values[0])
+        value = values[0] if isinstance(values[0], Tensor) else torch.tensor(values[0], dtype=torch.float64)
         if name == "mul":
             return value, zero
         if name == "div":

@@ -16,6 +16,7 @@ from steelman.attacks.found import predicts
 from steelman.certify import Certifier
 from steelman.engine import forward, generator_for, guarded, micro_batch
 from steelman.errors import RunError, UsageError
+from steelman.models.weights import add_weights
 from steelman.progress import Progress, silent
 from steelman.threats import L1, L2, TOLERANCE, Ball, Linf
 from steelman.types import Counts, Images, Labels, Mask, PerExample
@@ -188,8 +189,8 @@ class Smoothing(Certifier):
 
     def _identity(self, model: nn.Module, x: Images, seed: int) -> str:
         digest = hashlib.sha256(f"{self!r} {seed} {tuple(x.shape)}".encode())
-        for value in (x, *model.state_dict().values()):
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(x.detach().cpu().contiguous().numpy().tobytes())
+        add_weights(digest, model)
         return digest.hexdigest()
 
 

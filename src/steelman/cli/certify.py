@@ -72,7 +72,7 @@ def _certified(asked: "Certification", subject: Subject, out: Path | None) -> di
         if out is None:
             return record(asked, prepared, compute(asked, prepared, progress))
         asked = dataclasses.replace(asked, measurement=dataclasses.replace(asked.measurement, data=prepared.source))
-        command = _command(asked, subject, out)
+        command = rerun(["steelman", "certify", repr(asked)], **subject.place(), out=out)
         with Run.open(out, repr(asked), prepared.digest, command=command) as run:
             if not run.finished:
                 masks = compute(asked, prepared, progress, run)
@@ -84,19 +84,6 @@ def _certified(asked: "Certification", subject: Subject, out: Path | None) -> di
                 run.finish()
             write_report(out)
             return run.read_json("certification")
-
-
-def _command(asked: "Certification", subject: Subject, out: Path) -> str:
-    """The words that do it again."""
-    spec = asked.measurement
-    return rerun(
-        ["steelman", "certify", *spec.runs],
-        certifier=repr(asked.certifier),
-        threat=repr(spec.threat),
-        radii=",".join(repr(eps) for eps in asked.radii),
-        **subject.options(spec),
-        out=out,
-    )
 
 
 def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

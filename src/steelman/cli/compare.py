@@ -79,7 +79,7 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
         asked = dataclasses.replace(comparison.measurement, data=prepared.source)
         comparison = dataclasses.replace(comparison, measurement=asked)
         need = DISK_SPACE + 5 * prepared.data.images.numel() * len(comparison.attacks)
-        command = _command(comparison, subject, out)
+        command = rerun(["steelman", "compare", repr(comparison)], **subject.place(), out=out)
         with Run.open(out, repr(comparison), prepared.digest, command=command, need=need) as run:
             told = run.finished and "trust" in run.read_json("comparison")  # comparisons of before say nothing of it
             if not told:
@@ -90,13 +90,6 @@ def _measured(comparison: "Comparison", subject: Subject, out: Path | None) -> d
                 if not any(row.error for row in rows):  # what failed is tried again
                     run.finish()
             return run.read_json("comparison")
-
-
-def _command(comparison: "Comparison", subject: Subject, out: Path) -> str:
-    """The words that do it again."""
-    asked = comparison.measurement
-    words = ["steelman", "compare", *asked.runs, "--attacks", *map(repr, comparison.attacks)]
-    return rerun(words, threat=repr(asked.threat), **subject.options(asked), out=out)
 
 
 def _table(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -48,7 +48,7 @@ def crossed(what: Crossing, subject: Subject, out: Path | None) -> dict[str, Any
         what, sets = with_source(what, prepared), read_sets(what, prepared)
         if out is None:
             return record(what, prepared, cross(what, prepared, sets, None, progress))
-        command = rerun(["steelman", "transfer-matrix", repr(what)], data_root=subject.data_root, out=out)
+        command = rerun(["steelman", "transfer-matrix", repr(what)], **subject.place(), out=out)
         size = 4 * prepared.data.images.numel() * len(prepared.subjects) * len(what.attacks)
         with Run.open(out, repr(what), digest(prepared, sets), command=command, need=DISK_SPACE + size) as run:
             if not run.finished:

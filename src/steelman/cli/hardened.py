@@ -54,7 +54,7 @@ def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | Non
     """The plan of this directory: timed once, so that the same command goes on with the same training."""
     path, asked = out / "plan.json", f"{run.resolve()}, {threat!r}, {minutes:g} min, seed {seed}"
     if path.exists():
-        chosen: dict[str, Any] = json.loads(path.read_text())
+        chosen = _read(path)
         if chosen["asked"] != asked:
             raise RunError(f"{out} holds the hardening of {chosen['asked']}. Give another --out.")
         return chosen
@@ -64,6 +64,14 @@ def _chosen(run: Path, threat: Ball, minutes: float, out: Path, root: Path | Non
     with replacing(path) as (draft,):
         draft.write_text(json.dumps(chosen, indent=1) + "\n")
     return chosen
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        chosen: dict[str, str] = json.loads(path.read_text())
+        return {name: chosen[name] for name in ("asked", "words", "training")}
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is damaged: no plan of a hardening. Delete it, or give another --out.") from None
 
 
 def _words(facts: dict[str, Any]) -> str:

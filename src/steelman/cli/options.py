@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
-
-if TYPE_CHECKING:
-    from steelman.measurement import Measurement
 
 
 def whole(help: str) -> Parameter:
@@ -59,7 +56,11 @@ class Subject:
     seed: Annotated[int, whole("Of the attack's random choices.")] = 0
     device: DeviceOption = "cpu"
 
-    def options(self, asked: "Measurement") -> dict[str, object]:
-        """What the command line says of them, for a command that does it again."""
-        named: dict[str, object] = {name: getattr(asked, name) for name in ("model", "weights", "split", "num", "seed")}
-        return {**named, "data": self.data, "data_root": self.data_root, "skip_bad": self.skip_bad}
+    def place(self) -> dict[str, object]:
+        """Where it is computed, which no spec says: options of a command that does it again."""
+        return {"data_root": self.data_root, **elsewhere(self.device)}
+
+
+def elsewhere(device: str) -> dict[str, object]:
+    """The option for another device than the processor."""
+    return {} if device == "cpu" else {"device": device}

@@ -52,7 +52,7 @@ def kept(asked: Measurement, subject: Subject, out: Path, *, warned: bool = Fals
     with reporting() as progress:
         prepared = ready(asked, subject, progress, warned=warned)
         asked = dataclasses.replace(asked, data=prepared.source)
-        command = rerun(["steelman", "evaluate", repr(asked)], data_root=subject.data_root, out=out)
+        command = rerun(["steelman", "evaluate", repr(asked)], **subject.place(), out=out)
         outcomes = len(prepared.subjects) * (3 if asked.shield else 1)
         need = DISK_SPACE + 5 * prepared.data.images.numel() * outcomes
         with Run.open(out, repr(asked), prepared.digest, command=command, need=need) as run:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption, whole
+from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption, elsewhere, whole
 from steelman.cli.output import rerun, say, say_json
 from steelman.schedules import Schedule
 
@@ -69,7 +69,7 @@ def train(
         inputs.check_named(named, training)
     place = inputs.device(device)
     inputs.warn_of_training(training, data_root)
-    command = rerun(["steelman", "train", repr(training)], data_root=data_root, out=out)
+    command = rerun(["steelman", "train", repr(training)], data_root=data_root, **elsewhere(device), out=out)
     with reporting() as progress:
         run = train_run(training, out, data_root, progress, device=place, command=command)
     facts = pages.keep_training_page(run)

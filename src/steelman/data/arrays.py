@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steelman.data import Data, Source, Splits
 from steelman.data._files import locate
-from steelman.data._splits import named, stratified, three
+from steelman.data._splits import named, shuffled, stratified, three
 from steelman.errors import DataError
 from steelman.progress import Progress, silent
 
@@ -224,4 +224,4 @@ def _given(path: Path, data: Data, split: Tensor) -> Splits:
     parts = {part: data.take((split == part).nonzero().flatten()) for part in held}
     train, test = parts[0], parts[2]
     train, val = (train, parts[1]) if 1 in parts else (train.take(rows) for rows in stratified(train, (5 / 6, 1 / 6)))
-    return named(path.name, train, val, test)
+    return named(path.name, *(shuffled(part) for part in (train, val, test)))

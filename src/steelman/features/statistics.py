@@ -63,8 +63,8 @@ def auc(positive: Tensor, negative: Tensor, *, confidence: float = 0.95) -> tupl
     """The area under the ROC curve of a statistic that is larger in `positive`, with its interval.
 
     Both values (n,) at a place are of the same image: images are the sample, not values. The interval is that of
-    DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), on the logit's scale; where all values are in order, the
-    exact one of n // 2 comparisons of different images.
+    DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), on the logit's scale; where that sees no spread, as of
+    values that are all in order, the exact one of n // 2 comparisons of different images.
 
     Raises:
         UsageError: no values, or not as many of both.
@@ -77,9 +77,9 @@ def auc(positive: Tensor, negative: Tensor, *, confidence: float = 0.95) -> tupl
     first, second = positive.double().cpu(), negative.double().cpu()
     above, below = _ranked(first, second), 1 - _ranked(second, first)
     area, images = float(above.mean()), len(first)
-    if not 0 < area < 1 or images < 2:
+    error = float((above + below).var(correction=images > 1)) / images
+    if not 0 < area < 1 or error < 1e-12:
         return area, *clopper_pearson(round(area * (images // 2)), images // 2, confidence)
-    error = float((above + below).var()) / images
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(error) / (area * (1 - area))
     low, high = torch.tensor([-reach, reach], dtype=torch.float64).add(math.log(area / (1 - area))).sigmoid().tolist()
     return area, low, high

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from steelman.models import Architecture
-from steelman.models.layers import Thresholding, cropped, draw_for_intervals, network, normalised, positive, thresholds
+from steelman.models.layers import Thresholding, draw_for_intervals, network, normalised, positive, thresholds
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,7 +20,6 @@ class FastCNN(Architecture):
         filters: of the first convolution; the second has twice as many.
         hidden: units of the hidden layer.
         weights: how they are drawn, "intervals" for training on interval bounds (Shi et al. 2021, arXiv:2103.11341).
-        crop: rows and columns at each side of the image that it does not see; digits leave these empty.
     """
 
     batch_norm: bool = False
@@ -29,7 +28,6 @@ class FastCNN(Architecture):
     filters: int = 16
     hidden: int = 100
     weights: Literal["torch", "intervals"] = "torch"
-    crop: int = 0
 
     paper: ClassVar[str] = "Wong, Rice, Kolter: Fast is better than free, arXiv:2001.03994"
 
@@ -37,8 +35,8 @@ class FastCNN(Architecture):
         """The network, its weights as torch draws them unless `weights` says otherwise.
 
         Raises:
-            UsageError: images of this shape are too small for the layers, fewer than one filter or unit, a
-                negative crop, an unknown threshold, or a band that is no interval.
+            UsageError: images of this shape are too small for the layers, fewer than one filter or unit, an unknown
+                threshold, or a band that is no interval.
         """
         filters, hidden = positive("filters", self.filters), positive("hidden", self.hidden)
         convolutions = (
@@ -49,7 +47,6 @@ class FastCNN(Architecture):
             type(self).__name__,
             shape,
             [
-                *cropped(self.crop),
                 *thresholds(self.threshold, self.band),
                 *(one for layer in convolutions for one in normalised(layer, batch_norm=self.batch_norm)),
             ],

@@ -99,17 +99,6 @@ def thresholds(kind: str, band: tuple[float, float]) -> list[nn.Module]:
     return [] if kind == "none" else [Threshold((band[0], band[1]), learned=kind == "learned")]
 
 
-def cropped(crop: int) -> list[nn.Module]:
-    """The layers that cut so many rows and columns off at each side: none or one.
-
-    Raises:
-        UsageError: a negative number.
-    """
-    if crop < 0:
-        raise UsageError(f"crop is {crop}. Possible: 0 (the whole image) and up. Choose for example 2.")
-    return [nn.ZeroPad2d(-crop)] if crop else []
-
-
 def draw_for_intervals(model: nn.Module) -> None:
     """Give each convolution and linear layer weights through which interval bounds neither grow nor shrink.
 

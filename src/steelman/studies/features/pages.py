@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from steelman.data import Splits
+from steelman.defences.worst_group import WorstGroup
 from steelman.page import Check, Item, Page, Section, Table, Trust
 from steelman.runs import Run, environment
 from steelman.stats import mean_sd
@@ -53,10 +54,12 @@ def write_page(
         headline=headline(found),
         findings=findings(found, made),
         sections=(
-            Section("Groups of perturbations", (_GROUP_TEXT,), (_group_table(plan, found), pictures[0])),
-            Section("Perturbations it was not trained on", (_HELD_TEXT,), (_held_table(plan, found), pictures[1])),
+            Section("Groups of perturbations", (_group_text(plan),), (_group_table(plan, found), pictures[0])),
+            Section("Other perturbations, and gradients", (_HELD_TEXT,), (_held_table(plan, found), pictures[1])),
             Section("Reconstructed features", (_residual_text(plan),), _reconstruction_items(run, made)),
-            Section("Learning from features", _retrain_text(found), (_retrain_table(plan, found), _files_table(found))),
+            Section(
+                "Learning from features", _retrain_text(plan, found), (_retrain_table(plan, found), _files_table(found))
+            ),
             Section("Distances", (_DISTANCE_TEXT,), _distance_items(found)),
             Section("Can the two be told apart blindly?", (_BLIND_TEXT,), _blind_items(run, found)),
             Section("Can these numbers be trusted?", (), _trust(plan, found)),
@@ -105,14 +108,17 @@ def findings(found: Measured, made: "Reconstructed") -> tuple[str, ...]:
 def _retraining_findings(found: Measured) -> list[str]:
     words: list[str] = []
     for name, rows in found.retrained.items():
-        clean = [row["shares"][-1]["value"] for row in rows]
-        worst = [row["worst"]["value"] for row in rows]
-        seeds = f", mean of {len(rows)} seeds" if len(rows) > 1 else ""
-        words.append(
-            f"Learned from {LABELS[name]}: {percent(mean_sd(clean)[0])} clean, {percent(mean_sd(worst)[0])} under "
-            f"the worst group{seeds}."
-        )
+        clean, worst = _over_seeds([row["shares"][-1] for row in rows]), _over_seeds([row["worst"] for row in rows])
+        words.append(f"Learned from {LABELS[name]}: {clean} clean, {worst} under the worst group.")
     return words
+
+
+def _over_seeds(shares: list[dict[str, Any]]) -> str:
+    """The share of one seed with its interval, the mean of several with its deviation."""
+    if len(shares) == 1:
+        return share_text(shares[0])
+    mean, sd = mean_sd([share["value"] for share in shares])
+    return f"{percent(mean)} (sd {100 * sd:.1f}, {len(shares)} seeds, n = {shares[0]['n']})"
 
 
 def _blind_finding(found: Measured) -> str:
@@ -153,11 +159,13 @@ def _held_table(plan: Plan, found: Measured) -> Table:
         (f"{attack} within {plan.threat!r}", *(found.attacked[net][attack] for net in ("standard", "robust")))
         for attack in ("FGSM", "PGD-40", "Reliable")
     ]
-    return Table("Accuracy under what neither net was trained on.", ("perturbation", "standard", "robust"), tuple(rows))
+    return Table("Accuracy under other perturbations and attacks.", ("perturbation", "standard", "robust"), tuple(rows))
 
 
-def _retrain_text(found: Measured) -> tuple[str, ...]:
-    return (_RETRAIN_TEXT, _MISLABELLED_TEXT) if "d-rand" in found.retrained else (_RETRAIN_TEXT,)
+def _retrain_text(plan: Plan, found: Measured) -> tuple[str, ...]:
+    chosen = "" if plan.published else " Of its epochs the best on real val images is kept."
+    text = f"Equal budgets: the same number of images, epochs and the same recipe for every set.{chosen}"
+    return (text, _MISLABELLED_TEXT) if "d-rand" in found.retrained else (text,)
 
 
 def _retrain_table(plan: Plan, found: Measured) -> Table:
@@ -260,15 +268,16 @@ def _residual_text(plan: Plan) -> str:
     )
 
 
-_GROUP_TEXT = (
-    "“Robust” means: trained on the worst of these five perturbations for each image. Published figures are one run on "
-    "MNIST."
-)
+def _group_text(plan: Plan) -> str:
+    worst = isinstance(plan.objective, WorstGroup)
+    by = "the worst of these five perturbations for each image" if worst else repr(plan.objective)
+    return f"“Robust” means: trained on {by}. Published figures are one run on MNIST."
+
+
 _HELD_TEXT = "Robustness measured only on what was trained says little: other corruptions, and gradient attacks."
-_RETRAIN_TEXT = "Equal budgets: the same number of images, epochs and the same recipe for every set."
 _MISLABELLED_TEXT = (
     "In D_rand and D_det (Ilyas et al. 2019) the labels fit only what a targeted attack has put into the images, so "
-    "clean accuracy above chance is learned from perturbations alone; in D_det the label seen is always the next class."
+    "clean accuracy above chance is learned from perturbations; in D_det the label seen is always the next class."
 )
 _DISTANCE_TEXT = "Pixels of originals and reconstructions are both in [0, 1]; a pair is two different images of a set."
 _BLIND_TEXT = (

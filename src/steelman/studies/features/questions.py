@@ -78,7 +78,7 @@ class Question(Study):
         """The standard and the worst-of-group robust network.
 
         Raises:
-            UsageError: `networks` names a directory that holds none.
+            UsageError: `networks` names a directory that holds none, or those of other data or scale.
         """
         if self.networks is None:
             return base_networks(run.path, plan, self.data, self.seed, root, stages.stage("networks", 8))
@@ -90,7 +90,15 @@ class Question(Study):
                     f"{self.networks} holds no {path.name}. Give networks= a finished run of study features with seed "
                     f"{self.seed}."
                 )
-            found.append(Network(name, self.seed, path, load_run(path).model))
+            made = load_run(path)
+            has, wanted = made.training, (plan.architecture, self.data, plan.scale.num_train)
+            if (has.architecture, has.data, has.num) != wanted:
+                raise UsageError(
+                    f"{path} is {has.architecture!r} on {has.num or 'all'} images of {has.data!r}, this study of "
+                    f"{wanted[0]!r} on {wanted[2] or 'all'} of {wanted[1]!r}. Give networks= a run of study features "
+                    "with the same data, scale and preset."
+                )
+            found.append(Network(name, self.seed, path, made.model))
         return found[0], found[1]
 
     def three(self, run: Run, plan: Plan, root: Path | None, stages: Stages) -> tuple[Network, ...]:

@@ -108,8 +108,10 @@ def _at(rows: list[dict[str, Any]], angle: int) -> float:
 
 
 def _beyond_chance(cells: dict[str, Any]) -> bool:
-    """Whether one of the two paired tests is below 5 %, corrected for there being two."""
-    return min(cells[f"p-{count}"] for count, _ in LAYOUTS) < 0.05 / len(LAYOUTS)
+    """Whether a paired test is below 5 %, corrected for there being two, and none of these contradicts the mean."""
+    gaps = {count: cells[f"90-{count}"]["value"] - cells[f"0-{count}"]["value"] for count, _ in LAYOUTS}
+    sure = [gap for count, gap in gaps.items() if cells[f"p-{count}"] < 0.05 / len(LAYOUTS)]
+    return bool(sure) and all(gap * orientation_effect(cells) > 0 for gap in sure)
 
 
 def orientation_effect(cells: dict[str, Any]) -> float:

@@ -103,7 +103,7 @@ class Finetune(Study):
             threat=Linf(usual if self.eps is None else self.eps, clip=clip),
             eps_list=self.eps_list,
             mix=1.0 if self.mix is None else self.mix,
-            lr=self.lr or (1e-4 if published else 1e-3),
+            lr=self.lr if self.lr is not None else 1e-4 if published else 1e-3,
             seeds=tuple(range(self.seed, self.seed + (self.seeds or scale.seeds))),
             published=published,
             tuned=fronts(self.fronts, own.tuned if own else (), published=published),

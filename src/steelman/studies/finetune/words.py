@@ -84,7 +84,7 @@ def verdict(arm: Arm) -> str:
         if fgsm - pgd > 0.05:
             return "it holds in part, and FGSM shows too much"
         return f"it holds against both, and FGSM shows {100 * (fgsm - pgd):.1f} points too much"
-    return "it holds against both alike"
+    return "it holds against both, not told apart"
 
 
 def _learned_the_attack(arm: Arm) -> bool:

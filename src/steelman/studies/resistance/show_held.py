@@ -35,7 +35,7 @@ def sections(done: Done, words: Words) -> tuple[Section, ...]:
     )
     wrong = (
         "Suspicion is low resistance, or little confidence. AUROC: the chance that a wrong image is more suspect than "
-        "a right one, ties count half, with its 95 % interval (DeLong); p compares it with that of Res_N. Area under "
+        "a right one, ties count half, with its 95 % interval; p compares it with that of Res_N. Area under "
         "risk: the mean error rate over all coverages. Errors: wrong verdicts at the best threshold in hindsight; "
         f"calling every image right costs {int(done.judged.wrong.sum())}. Equal: the share of images whose score is "
         "no score of their own. The ensemble is the mean softmax of the zoo.",

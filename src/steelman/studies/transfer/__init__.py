@@ -104,7 +104,7 @@ class Transfer(Study):
         scale = (TWIN_SCALES if twin else SCALES)[self.scale]
         points = tuple(cut_points(network.blank()(shape, 2, torch.Generator().manual_seed(0))))
         check(self.treatments or ("base",), self.cuts, points)
-        epochs = self.epochs or (8 if twin and not published else 4)
+        epochs = self.epochs if self.epochs is not None else 8 if twin and not published else 4
         task_a, task_b = _halves(self.data, classes, self.seed) if twin else (self.data, self.data)
         cuts = self.cuts or usual_cuts(points, scale.cuts)
         treatments = self.treatments or usual_treatments(self.preset, scale)
@@ -124,7 +124,7 @@ class Transfer(Study):
             attacks=self.attacks or scale.family,
             also=self.also or (self.data.domains() if isinstance(self.data, PACS) else ()),
             epochs=epochs,
-            lr=self.lr or (1e-4 if published and not twin else 1e-3),
+            lr=self.lr if self.lr is not None else 1e-4 if published and not twin else 1e-3,
             seeds=tuple(range(self.seed, self.seed + (self.seeds or scale.seeds))),
             published=published,
         )

@@ -11,9 +11,10 @@ import torch
 from torch import Generator, nn
 
 from steelman.attacks import Attack
+from steelman.chance import drawing_from
 from steelman.data import Data
 from steelman.engine import guarded, micro_batch
-from steelman.errors import UsageError
+from steelman.errors import ThreatViolation, UsageError
 from steelman.evaluate import accuracy
 from steelman.page import Matrix
 from steelman.progress import Progress, silent
@@ -46,14 +47,18 @@ def craft(
 
     Raises:
         UsageError: the attack does not search in the threat's norm.
+        ThreatViolation: it returned an image that the threat does not allow.
     """
     attack.check_norm(threat)
     x, parts = data.pixels(), list[torch.Tensor]()
-    with guarded(model):
+    with guarded(model), drawing_from(model, generator.initial_seed()):
         batch = micro_batch(model, x)
         for start in range(0, len(x), batch):
             part = slice(start, start + batch)
-            parts.append(attack.perturb(model, x[part], data.labels[part], threat, generator=generator))
+            made = attack.perturb(model, x[part], data.labels[part], threat, generator=generator)
+            if outside := int((~threat.contains(made, x[part])).sum()):
+                raise ThreatViolation(f"{attack!r} returned {outside} of {len(made)} images that {threat!r} forbids.")
+            parts.append(made)
             progress(min(start + batch, len(x)), len(x), f"{attack!r} on {name}")
     return AdversarialSet(name, repr(attack), torch.cat(parts), data.labels)
 
@@ -76,6 +81,9 @@ def fits(made: AdversarialSet, data: Data, threat: Ball) -> None:
         )
 
 
+_JUDGING = 2**40  # a seed
+
+
 def held(model: nn.Module, data: Data, made: AdversarialSet) -> Mask:
     """Which images the model gets right both as they are and attacked."""
     return accuracy(model, data) & accuracy(model, (made.x_adv, made.y))
@@ -84,12 +92,13 @@ def held(model: nn.Module, data: Data, made: AdversarialSet) -> Mask:
 def judged(
     models: Mapping[str, nn.Module], data: Data, sets: Sequence[AdversarialSet], progress: Progress = silent
 ) -> dict[tuple[str, str, str], Mask]:
-    """Which images hold, by (attack, source, target)."""
+    """Which images hold, by (attack, source, target); what a model draws follows from a seed that no search has."""
     found: dict[tuple[str, str, str], Mask] = {}
     right = {name: accuracy(model, data) for name, model in models.items()}
     for index, made in enumerate(sets):
         for name, model in models.items():
-            found[made.attack, made.source, name] = right[name] & accuracy(model, (made.x_adv, made.y))
+            with drawing_from(model, _JUDGING):
+                found[made.attack, made.source, name] = right[name] & accuracy(model, (made.x_adv, made.y))
         progress(index + 1, len(sets), f"judging images made on {made.source}")
     return found
 
