@@ -3,13 +3,20 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
+from scipy import stats
 
+from steelman.attacks.pgd import PGD
+from steelman.certification import Certification
+from steelman.certify.interval import Interval
 from steelman.cli import inputs
+from steelman.data.arrays import Arrays
 from steelman.data.mnist import MNIST
 from steelman.defences.guarded import Guarded
 from steelman.errors import UsageError
 from steelman.hardening import choices, plan
+from steelman.measurement import Measurement
 from steelman.models.fast_cnn import FastCNN
 from steelman.page import Page, Samples, Trust
 from steelman.recipes import RECIPES
@@ -234,3 +241,31 @@ def test_one_is_how_many_radii_and_that_is_said(runs, call):
     assert "--radii 1 is one radius, the threat's 0.02. For the radius 1 write --radii 1.0." in err
     out, err = call(*words, "1.0")[1:]
     assert ([point["eps"] for point in json.loads(out)["points"]], err) == ([1.0], "")
+
+
+def test_the_recorded_command_of_a_spec_certifies_the_same_data(runs, call, tmp_path):
+    x, y = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8), np.arange(40) % 3
+    np.savez(tmp_path / "set.npz", images=x, labels=y)
+    measurement = Measurement(PGD(), Linf(0.001), runs=(str(runs / "plain"),), data=Arrays(str(tmp_path / "set.npz")))
+    asked = Certification(Interval(), measurement, (0.001,))
+    code, out, _ = call("certify", repr(asked), "--out", tmp_path / "c")
+    recorded = shlex.split(json.loads((tmp_path / "c" / "env.json").read_text())["command"])
+    again = [word if word != str(tmp_path / "c") else str(tmp_path / "again") for word in recorded[1:]]
+    assert code == 0
+    assert call(*again)[1].replace("again", "c") == out
+    assert "set.npz" in out
+
+
+def test_what_smoothing_says_is_said_with_its_probability_and_its_limit(runs, call):
+    words = ("certify", runs / "plain", "--certifier", "Smoothing(n=20, n0=5)", "--threat", "L2(0.9)", "--num", "2")
+    out = call(*words)[1]
+    assert "each image's certificate, from 20 draws, is true with probability 99.9 %" in out
+    most = 0.25 * stats.norm.ppf(0.001 ** (1 / 20))  # all draws of one class
+    assert f"20 draws of sigma 0.25 prove no more than {most:.3g} in L2 of any image, and L2(0.9) is not within" in out
+    assert "no more than" not in call(*words[:5], f"L2({most / 2:.3f})", *words[6:])[1]
+
+
+def test_a_damaged_plan_is_named(runs, refused, tmp_path):
+    (tmp_path / "plan.json").write_text('{"asked": 1}')
+    error = refused("harden", runs / "plain", "--threat", "Linf(0.02)", "--num", "9", "--out", tmp_path)
+    assert "plan.json is damaged: no plan of a hardening" in error

@@ -325,11 +325,14 @@ def test_forwards_and_backwards_are_counted_to_the_row(peer, monkeypatch):
     assert found.backwards.tolist() == [3] * 12
 
 
-def test_for_training_nothing_is_judged_or_counted(peer):
+def test_without_judgement_too_what_is_not_allowed_is_not_taken(peer, monkeypatch):
+    """For training and in a transfer matrix: the original stays where the peer went beyond the threat."""
     model = net()
     x, y = task(model, wrong=6)
-    changed = Foreign("torchattacks.FGSM()").perturb(model, x, y, Linf(0.1))
-    assert ((changed - x).abs().amax((1, 2, 3)) > 0.09).all()
+    foreign = Foreign("torchattacks.FGSM()")
+    assert ((foreign.perturb(model, x, y, Linf(0.1)) - x).abs().amax((1, 2, 3)) > 0.09).all()
+    does(monkeypatch, lambda self, x, y: (x + 0.4).clamp(0, 1))
+    assert torch.equal(foreign.perturb(model, x, y, Linf(0.1)), x)
 
 
 def test_where_nothing_is_left_no_peer_is_asked(peer):

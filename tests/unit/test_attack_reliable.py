@@ -293,3 +293,16 @@ def test_progress_of_a_single_chunk_is_told_all_along_and_never_goes_back(attack
     assert told[-1] == (40, 40, repr(attack))
     assert len(set(shares)) > 8
     assert all(words.startswith(repr(attack)) for _, _, words in told)
+
+
+def test_the_health_of_surrogate_gradients_is_not_taken_for_the_models():
+    class Levels(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 20).round() / 20
+
+    model = nn.Sequential(Levels(), net())
+    x, y = task(model, n=40)
+    found = strike(model, (x, y), Reliable(audit=0, queries=0), Linf(0.01), generator=seeded())
+    asked = found.right & (found.health.steps > 0)
+    assert asked.sum() > 20
+    assert (found.health.dead == found.health.steps)[asked].all()

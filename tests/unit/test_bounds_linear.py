@@ -396,3 +396,15 @@ def test_no_bounds_in_train_mode_for_other_threats_or_in_low_precision():
     with pytest.raises(Unknown, match="train mode"):
         linear_margins(copy.deepcopy(model).train(), x, y, Linf(0.1))
     assert linear_margins(model, x[:0], y[:0], Linf(0.1)).shape == (0,)
+
+
+def test_numbers_in_a_float64_model_are_float64():
+    """0.1 in float32 is off by 1.5e-9: here the difference of two logits is 5e-7 of 100."""
+    inner, head = nn.Linear(1, 1, dtype=torch.float64), nn.Linear(1, 2, dtype=torch.float64)
+    with torch.no_grad():
+        inner.weight.fill_(1e-3), inner.bias.zero_()
+        head.weight.copy_(torch.tensor([[1.0], [0.0]])), head.bias.copy_(torch.tensor([0.0, 100.0 + 0.0001 + 5e-7]))
+    model = nn.Sequential(nn.Flatten(), inner, Lambda(lambda x: (x + 1000.0) * 0.1), head).eval()
+    x, y = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.tensor([0])
+    assert float(margins(model, x, y)) < 0
+    assert float(linear_margins(model, x, y, Linf(1e-9))) < 0

@@ -197,3 +197,14 @@ def test_without_val_a_sixth_of_train_is(tmp_path: Path) -> None:
     split = np.repeat([0, 2], [12, 4])
     np.savez(tmp_path / "a.npz", images=uint8(16, 4, 5), labels=np.arange(16) % 2, split=split)
     assert [len(part) for part in Arrays(str(tmp_path / "a.npz")).splits()] == [10, 2, 4]
+
+
+def test_a_set_sorted_by_class_is_mixed_and_no_other(tmp_path: Path) -> None:
+    """The first images of the test split must not be of one class; other orders are the user's own."""
+    arrays = {"images": uint8(60, 4, 5), "split": np.repeat([0, 1, 2], 20)}
+    by_class = write(tmp_path, **arrays, labels=np.tile(np.repeat([0, 1], 10), 3)).splits()
+    for part in by_class:
+        assert part.labels.bincount().tolist() == [10, 10]
+        assert len(part.first(10).labels.unique()) == 2
+    turns = write(tmp_path, **arrays, labels=np.arange(60) % 2).splits()
+    assert torch.equal(torch.cat([part.images for part in turns])[:, 0], torch.from_numpy(uint8(60, 4, 5)))

@@ -355,3 +355,22 @@ def test_all_of_it_together_gives_the_gradient_of_the_plain_model():
         with guarded(model):
             (grad,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
         torch.testing.assert_close(grad, right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_writes_over_its_images_is_refused():
+    """torchvision's Normalize(inplace=True): with eight images, which are not copied, the caller's own would change."""
+    x = torch.rand(8, 1, 6, 6, generator=seeded())
+    model = nn.Sequential(nn.ReLU6(inplace=True), nn.Flatten(), nn.Linear(36, 3))
+    for number in (7, 8):
+        with pytest.raises(UsageError, match=r"writes over the images .* take inplace=False there"):
+            forward(model, x[:number].clone())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
+def test_a_scripted_model_is_asked_like_any_other():
+    x = torch.rand(5, 1, 8, 8, generator=seeded())
+    model = net().eval()
+    for scripted in (torch.jit.script(model), torch.jit.trace(model, x)):
+        assert micro_batch(scripted, x) > 0
+        with guarded(scripted):
+            torch.testing.assert_close(predict(scripted, x), predict(model, x))

@@ -212,6 +212,12 @@ class TestOnDisk:
         with pytest.raises(UsageError, match="holds no standard-0"):
             FeaturesBlind(networks=str(tmp_path)).run(tmp_path / "out")
 
+    def test_networks_of_other_data_or_scale(self, done, tmp_path):
+        with pytest.raises(
+            UsageError, match=r"standard-0 is BlindCNN\(\) on .* Give networks= a run of study features"
+        ):
+            FeaturesBlind(networks=str(done)).run(tmp_path / "out")
+
 
 class TestWords:
     def _cells(self, flat: float, upright: float, p: float) -> dict:
@@ -232,6 +238,17 @@ class TestWords:
         flat, upright, _ = digits
         swept = {"digits": [{"angle": 0, "value": flat}, {"angle": 90, "value": upright}]}
         assert words in why_lines.headline(crossed, swept)
+
+    def test_lines_of_which_only_one_layout_is_sure_and_says_the_opposite_of_the_mean(self):
+        cells = {
+            "0-5": share(0.5),
+            "90-5": share(0.6),
+            "0-7": share(0.9),
+            "90-7": share(0.75),
+            "p-5": 1e-4,
+            "p-7": 0.06,
+        }
+        assert why_lines.headline(dict.fromkeys(("digits", "transposed digits"), cells), {}).startswith("Undecided")
 
     def test_lines_that_hurt_equally_at_equal_coverage_are_not_put_down_to_orientation(self):
         crossed = {name: self._cells(0.5, 0.8, 1e-6) for name in ("digits", "transposed digits")}

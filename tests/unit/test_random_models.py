@@ -20,6 +20,7 @@ from steelman.chance import fixed_noise, generators_of, is_random
 from steelman.data import Data
 from steelman.errors import UsageError
 from steelman.evaluate import strike
+from steelman.losses import margin
 from steelman.random_models import fractional, random_accuracies, random_accuracy
 from steelman.spec import catalogue, parse
 from steelman.stats import clopper_pearson
@@ -310,3 +311,28 @@ def test_natural_and_robust_accuracy_over_draws():
     for way in ("vote", "expected"):
         assert facts["robust"][way]["value"] < facts["natural"][way]["value"] - 0.1
     assert random_accuracies(net(), data, outcome) is None
+
+
+def test_one_pass_a_step_goes_on_beyond_the_first_lucky_draw():
+    """What the attack breaks by far without noise it breaks with noise, though it asks once a step."""
+    model = net()
+    x, y = task(model, n=60)
+    attack = PGD(steps=20, loss="margin")
+    ends = attack.perturb(model, x, y, Linf(0.3), generator=seeded())
+    with torch.no_grad():
+        lead = margin(model(ends), y)
+    size = float(lead.median()) / 10
+    sure = lead > 8 * size  # nearly six deviations of a difference
+    noisy = strike(Noisy(model, size), (x, y), attack, Linf(0.3), generator=seeded())
+    assert sure.sum() > 20
+    assert (noisy.broken | ~noisy.right)[sure].all()
+
+
+def test_against_a_target_what_is_not_the_target_holds():
+    model = net()
+    x, y = task(model, n=40)
+    aim = (y + 1) % 4
+    with torch.no_grad():
+        said = model(x).argmax(1)
+    found = random_accuracy(model, (x, y), draws=3, target=aim)
+    assert found.vote.value == found.expected.value == pytest.approx(float((said != aim).float().mean()))

@@ -179,3 +179,19 @@ def test_batches_of_any_size_give_the_same_count_of_draws(certified, monkeypatch
 def test_constants_out_of_range_are_refused(given):
     with pytest.raises(UsageError, match="expected a sigma above 0, n0 and n of 1 or more, and 0 < alpha < 1"):
         Smoothing(**given)
+
+
+def test_a_log_of_a_model_in_bfloat16(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).bfloat16()
+
+    class Rounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x.bfloat16())
+
+    x = torch.rand(2, 1, 2, 2, generator=seeded())
+    found = Smoothing(n=20).certify(Rounded(), x, log=tmp_path / "log")
+    assert torch.equal(found.radius, Smoothing(n=20).certify(Rounded(), x, log=tmp_path / "log").radius)

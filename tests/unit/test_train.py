@@ -742,6 +742,11 @@ def test_load_run_refuses_what_is_no_training(tmp_path):
     Run.open(tmp_path / "b", "Training(Linear1(), Digits())").close()
     with pytest.raises(RunError, match=r"has no results/model\.json"):
         load_run(tmp_path / "b")
+    for number, about in enumerate(({}, [], {"shape": [1, 2], "classes": ["a"]})):
+        with Run.open(tmp_path / f"c{number}", "Training(Linear1(), Digits())") as run:
+            run.write_json("model", about)
+        with pytest.raises(RunError, match=r"model\.json is damaged\. Train again"):
+            load_run(run.path)
 
 
 def test_seeds_are_not_negative():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from steelman import probes
 from steelman.attacks.fgsm import FGSM
@@ -14,7 +15,7 @@ from steelman.attacks.square import Square
 from steelman.data import Data
 from steelman.data.digits import Digits
 from steelman.defences.adversarial import Adversarial
-from steelman.errors import UsageError
+from steelman.errors import ThreatViolation, UsageError
 from steelman.evaluate import accuracy
 from steelman.models.cuts import divided
 from steelman.models.fast_cnn import FastCNN
@@ -24,7 +25,7 @@ from steelman.runs import Run
 from steelman.spec import parse
 from steelman.studies.transfer import Transfer, _halves, words
 from steelman.studies.transfer import plan as plans
-from steelman.studies.transfer.matrix import AdversarialSet, craft, fits, held
+from steelman.studies.transfer.matrix import AdversarialSet, craft, fits, held, judged
 from steelman.studies.transfer.plan import PUBLISHED, Arm, Scale, arms_of, part_name, usual_cuts
 from steelman.threats import Linf
 from steelman.train import load_run
@@ -233,6 +234,22 @@ class TestMatrix:
         assert (Linf(0.1).distance(made.x_adv, few.pixels()) > 0.09).all()  # also those that it got wrong
         fits(made, few, Linf(0.1))
         assert not (held(model, few, made) & ~accuracy(model, few)).any()
+
+    def test_an_attack_that_leaves_the_threat_is_refused(self, few: Data, model: torch.nn.Module, monkeypatch) -> None:
+        monkeypatch.setattr(FGSM, "perturb", lambda self, model, x, *_, **__: (x + 0.5).clamp(0, 1))
+        with pytest.raises(ThreatViolation, match=r"FGSM\(\) returned 12 of 12 images that Linf\(0\.1\) forbids"):
+            craft("m", model, few, FGSM(), Linf(0.1), generator=torch.Generator())
+
+    def test_a_random_model_is_crafted_on_and_judged_the_same_each_time(self, few: Data) -> None:
+        model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(few.pixels()[0].numel(), len(few.classes)))
+        model[0].forward = lambda x: nn.functional.dropout(x, 0.5, training=True)
+        state = torch.get_rng_state()
+        found = [
+            judged({"m": model}, few, [craft("m", model, few, FGSM(), Linf(0.1), generator=torch.Generator())])
+            for _ in range(2)
+        ]
+        assert torch.equal(*(one["FGSM()", "m", "m"] for one in found))
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_a_set_of_other_images_or_another_threat_is_refused(self, few: Data) -> None:
         own = AdversarialSet("s", "FGSM()", few.pixels(), few.labels)

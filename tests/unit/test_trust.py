@@ -97,7 +97,7 @@ def short(monkeypatch):
 QUICK = pytest.mark.usefixtures("short")
 EVERY = [
     "gradient NaN", "gradient zero", "softmax saturated", "pixels moved", "8-bit survival", "eps and range", "logits",
-    "deterministic", "attack strength", "FGSM against PGD", "more steps", "unlimited eps", "random noise",
+    "deterministic", "one by one", "attack strength", "FGSM against PGD", "more steps", "unlimited eps", "random noise",
     "gradients against scores", "label leaking",
 ]  # fmt: skip
 
@@ -578,7 +578,7 @@ def test_without_a_broken_image_there_is_none_to_store(honest, data):
     assert found["8-bit survival"].verdict == "info"
     assert "pixels moved" not in found  # nothing may move at a radius of 0
     names = [check.name for check in probe(honest, data, outcome, generator=seeded())]
-    assert names == ["logits", "deterministic"]
+    assert names == ["logits", "deterministic", "one by one"]
 
 
 @pytest.mark.parametrize(
@@ -634,7 +634,7 @@ def test_a_model_that_gets_nothing_right_is_not_probed(honest, data):
     outcome = strike(honest, wrong, FGSM(), Linf(0.1))
     names = [check.name for check in examine(honest, wrong, outcome).checks]
     assert not outcome.right.any()
-    assert names == ["8-bit survival", "eps and range", "logits", "deterministic"]
+    assert names == ["8-bit survival", "eps and range", "logits", "deterministic", "one by one", "right images"]
 
 
 @QUICK
@@ -642,3 +642,41 @@ def test_an_unlimited_radius_can_be_the_question_itself(honest, data):
     found = checks(honest, data, PGD(steps=20), L2(math.inf))
     assert found["unlimited eps"].verdict == "ok"
     assert found["unlimited eps"].value == "0.0 %"
+
+
+# ---- models that depend on their batch, know nothing, or draw
+
+
+class BatchNormalised(nn.Module):
+    """Statistics of the batch in eval mode too."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        return (logits - logits.mean(0)) / logits.std(0)
+
+
+@pytest.mark.parametrize("wrap", [BatchNormalised, lambda model: nn.Sequential(model, nn.Softmax(dim=0))])
+def test_an_output_that_depends_on_the_other_images_fails(honest, data, wrap):
+    outcome = strike(honest, data, FGSM(), Linf(0.01), generator=seeded())
+    found = {check.name: check for check in probe(wrap(honest), data, outcome, generator=seeded())}
+    assert found["one by one"].verdict == "fail"
+    assert "depends on the batch" in found["one by one"].words
+
+
+def test_where_no_image_is_right_that_is_said(honest, data):
+    wrong = dataclasses.replace(data, labels=(honest(data.pixels()).argmax(1) + 1) % 3)
+    found = checks(honest, wrong)
+    assert found["right images"].verdict == "warn"
+    assert "attack strength" not in found
+
+
+@QUICK
+def test_of_a_random_model_the_panel_says_the_same_twice_and_leaves_the_generators(honest, data):
+    noisy = Wrapped(honest, after=lambda z: z + 0.5 * torch.randn(z.shape))
+    outcome, state = strike(noisy, data, PGD(steps=5), Linf(0.1), generator=seeded()), torch.get_rng_state()
+    assert examine(noisy, data, outcome) == examine(noisy, data, outcome)
+    assert torch.equal(torch.get_rng_state(), state)

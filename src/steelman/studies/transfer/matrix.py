@@ -94,11 +94,15 @@ def judged(
 ) -> dict[tuple[str, str, str], Mask]:
     """Which images hold, by (attack, source, target); what a model draws follows from a seed that no search has."""
     found: dict[tuple[str, str, str], Mask] = {}
-    right = {name: accuracy(model, data) for name, model in models.items()}
+
+    def right(model: nn.Module, images: Data | tuple[Images, Labels]) -> Mask:
+        with drawing_from(model, _JUDGING):
+            return accuracy(model, images)
+
+    natural = {name: right(model, data) for name, model in models.items()}
     for index, made in enumerate(sets):
         for name, model in models.items():
-            with drawing_from(model, _JUDGING):
-                found[made.attack, made.source, name] = right[name] & accuracy(model, (made.x_adv, made.y))
+            found[made.attack, made.source, name] = natural[name] & right(model, (made.x_adv, made.y))
         progress(index + 1, len(sets), f"judging images made on {made.source}")
     return found
 
