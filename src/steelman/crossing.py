@@ -153,11 +153,16 @@ def crossing_page(facts: dict[str, Any], crossed: Crossed, command: str) -> Page
         findings=(*(finding(item) for item in crossed.matrices), *facts["notes"]),
         sections=(
             Section("From whom to whom", (), crossed.matrices),
-            Section("Can these numbers be trusted?", (), crossed.trust),
+            Section(
+                "Can these numbers be trusted?", (_TRUST_TEXT,) if len(crossed.matrices) > 1 else (), crossed.trust
+            ),
         ),
         rerun=command,
         facts={"data": facts["data"], "split": facts["split"], "images": str(facts["n"])},
     )
+
+
+_TRUST_TEXT = "Asked of the strongest attack on each network by itself; the other attacks have no verdict of their own."
 
 
 def headline(items: Sequence[Matrix]) -> str:

@@ -102,8 +102,14 @@ class Curve:
         counts = [int((radii <= edge).sum()) for edge in edges[:-1]] + [len(radii)]
         return [Share.counted(after - before, len(radii)) for before, after in itertools.pairwise(counts)]
 
-    def check(self, outcome: Outcome) -> Check:
+    def check(self, outcome: Outcome, *, random: bool = False) -> Check:
         """Whether the searches of the curve broke, within the eps of a strike, what held there."""
+        if random:
+            words = (
+                "The model draws random numbers: each radius is that of the nearest of many noisy answers, so the "
+                "curve lies below what a single answer holds."
+            )
+            return Check("curve", "warn", "one draw each", words, "Read the accuracy over draws at the eps attacked.")
         eps = outcome.threat.eps
         held = outcome.right & ~outcome.broken
         more = int((held & self._broken_within(eps)).sum())

@@ -64,7 +64,7 @@ def _measured(prepared: Prepared, index: int, progress: Progress, run: Run | Non
     trust = examine(model, data, outcome, subject=f"{words} within {spec.ball!r}")
     drawn = random_accuracies(model, data, outcome, generator=_generator(prepared))
     more = [part.check() for part in (repaired, struck.bracket) if part is not None]
-    more += [points.check(outcome)] if points is not None and drawn is None else []  # random models break by chance
+    more += [points.check(outcome, random=drawn is not None)] if points is not None else []
     trust = replace(trust, checks=(*trust.checks, *more))
     progress(1, 1, f"checking what can be trusted of {name}")
     return Measured(name, outcome, trust, points, struck.bracket, struck.shielded, repaired, drawn)

@@ -403,7 +403,10 @@ def test_numbers_in_a_float64_model_are_float64():
     inner, head = nn.Linear(1, 1, dtype=torch.float64), nn.Linear(1, 2, dtype=torch.float64)
     with torch.no_grad():
         inner.weight.fill_(1e-3), inner.bias.zero_()
-        head.weight.copy_(torch.tensor([[1.0], [0.0]])), head.bias.copy_(torch.tensor([0.0, 100.0 + 0.0001 + 5e-7]))
+        (
+            head.weight.copy_(torch.tensor([[1.0], [0.0]])),
+            head.bias.copy_(torch.tensor([0.0, 100.0 + 0.0001 + 5e-7], dtype=torch.float64)),
+        )
     model = nn.Sequential(nn.Flatten(), inner, Lambda(lambda x: (x + 1000.0) * 0.1), head).eval()
     x, y = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.tensor([0])
     assert float(margins(model, x, y)) < 0

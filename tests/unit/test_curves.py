@@ -375,6 +375,9 @@ def test_a_random_model_has_a_curve_too(plane, images):
     values = [found.robust(eps).value for eps in RADII]
     assert values == sorted(values, reverse=True)
     assert torch.equal(found.distance.isnan(), ~found.right)
+    said = found.check(known, random=True)
+    assert said.verdict == "warn"
+    assert "below what a single answer holds" in said.words
 
 
 @pytest.mark.parametrize("eps", [2.0, 12.0])

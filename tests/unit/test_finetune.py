@@ -292,8 +292,8 @@ class TestWords:
         assert "FGSM shows too much" in verdict(_arm(PGD(), 0.9, 0.9, 0.5))
         few = verdict(_arm(PGD(), 0.9, 0.7, 0.66))  # beyond chance, and yet few
         assert few == "it holds against both, and FGSM shows 4.0 points too much"
-        assert verdict(_arm(PGD(), 0.9, 0.7, 0.65, p=0.2)) == "it holds against both alike"
-        assert verdict(_arm(PGD(), 0.9, 0.65, 0.7)) == "it holds against both alike"
+        assert verdict(_arm(PGD(), 0.9, 0.7, 0.65, p=0.2)) == "it holds against both, not told apart"
+        assert verdict(_arm(PGD(), 0.9, 0.65, 0.7)) == "it holds against both, not told apart"
 
     def test_a_network_at_chance_is_said_to_guess(self) -> None:
         """One that names the most frequent class for every image holds against anything."""

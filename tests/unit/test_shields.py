@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import nn
 
 from steelman import shielded
 from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.fgsm import FGSM
 from steelman.attacks.pgd import PGD
 from steelman.attacks.reliable import Reliable
 from steelman.data import Data
@@ -330,3 +331,22 @@ def test_the_bases_define_nothing():
         Shield()(nn.Identity())
     with pytest.raises(NotImplementedError):
         Filter().exact(torch.zeros(1, 1, 2, 2))
+
+
+def test_the_paired_test_is_of_the_two_searches_and_neither_could_only_win():
+    """With the static images among its candidates the adaptive attacker is never the weaker one."""
+    model = net()
+    x, y = task(model, n=80)
+    data = Data((255 * x).round().to(torch.uint8), y, ("a", "b", "c", "d"))
+    found = strike_shielded(model, TotalVariation(), data, FGSM(), Linf(0.05), generator=seeded())
+    adaptive = found.adaptive.right & ~found.adaptive.broken
+    assert (found.static_held & ~found.searched_held).any()
+    assert (found.searched_held & ~found.static_held).any()
+    assert torch.equal(adaptive, found.searched_held & found.static_held)
+    told = found.to_json()
+    apart = int((found.static_held ^ found.searched_held).sum())
+    fewer = min(
+        int((found.static_held & ~found.searched_held).sum()), int((found.searched_held & ~found.static_held).sum())
+    )
+    assert told["p"] == pytest.approx(stats.binomtest(fewer, apart).pvalue)
+    assert told["search"]["value"] == pytest.approx(float(found.searched_held.double().mean()))

@@ -8,6 +8,7 @@ from typing import Any
 from steelman.cli import inputs, pages, results
 from steelman.cli.bar import reporting
 from steelman.cli.options import Subject
+from steelman.cli.output import rerun
 from steelman.errors import RunError
 from steelman.files import replacing
 from steelman.hardening import plan
@@ -43,7 +44,8 @@ def kept(
     with reporting() as progress:
         train(parse(chosen["training"], "training"), out / "trained", root, progress, command=command)
     facts = results.kept(asked, Subject(data_root=root, num=num, seed=seed), out / "evaluation", warned=True)
-    facts |= {"plan": chosen["words"], "words": _words(facts)}
+    again = rerun(["steelman", "train", chosen["training"]], data_root=root, out=out / "trained")
+    facts |= {"plan": chosen["words"], "words": _words(facts), "training": again}
     page = Page.load(out / "evaluation" / "results" / "page.json")
     if page.rerun != command:
         _rewrite(out / "evaluation", facts, page, command)
@@ -94,6 +96,7 @@ def _rewrite(evaluation: Path, facts: dict[str, Any], page: Page, command: str) 
         headline=facts["words"],
         findings=(f"Trained on by {facts['plan']}.", *fresh.findings),
         sections=(*fresh.sections, *sheets),
+        facts={**fresh.facts, "training, not timed again": facts["training"]},
     )
     with replacing(evaluation / "results" / "page.json") as (draft,):
         fresh.save(draft)

@@ -108,7 +108,10 @@ def asides(facts: dict[str, Any]) -> list[str]:
             )
             found.append(f"shield   {one['shield']}{whose}: the shares above are those of the defended model")
             found.append(f"static   {static}   images made for the undefended model, on which {bare} hold")
-            found.append(f"adaptive {adaptive}   {one['attack']} through the shield, p = {one['p']:.2g}")
+            found.append(f"adaptive {adaptive}   {one['attack']} through the shield, and the static images")
+            if alone := one.get("search"):  # evaluations of before tested both together
+                words = f"the search through the shield alone, p = {one['p']:.2g} against static"
+                found.append(f"search   {Share.from_json(alone)}   {words}")
         if one := model.get("repaired"):
             again, worst = (str(Share.from_json(one[name])) for name in ("repaired", "worst"))
             found.append(f"repaired {again}{whose}   with finite surrogates; {worst} under both")

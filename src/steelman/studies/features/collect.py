@@ -15,8 +15,8 @@ from steelman.features.inversion import Inverted, invert
 from steelman.features.sets import as_data, mislabelled, reconstruct, write_by_class, write_set
 from steelman.models.blind_cnn import BlindCNN
 from steelman.progress import Progress, Stages
+from steelman.random_models import fractional
 from steelman.runs import Run
-from steelman.stats import Share
 from steelman.studies.features.networks import Network, group_shares, last_relu, trained
 from steelman.studies.features.plan import Plan
 from steelman.threats import L2
@@ -161,7 +161,8 @@ def _one_blind(run: Run, plan: Plan, made: Reconstructed, label: int) -> None:
         """The classes are told by the caller."""
 
     network = trained(run.path, name, plan.seeds[0], BlindCNN(), data, plan.blind_recipe(), run.path, quiet)
-    share = Share.of(accuracy(network.model, splits.test))
+    both = accuracy(network.model, splits.test).float().view(2, -1)  # both versions of an image are one case
+    share = fractional(both.mean(0))
     shown = splits.test.pixels(torch.tensor([0, num]))  # of one image, the non-robust features and the robust ones
     noise = torch.empty_like(shown).normal_(0.5, 0.1, generator=Generator().manual_seed(label)).clamp(0, 1)
     inverted = invert(network.model, last_relu(network.model), shown, noise, plan.inversion)
