@@ -1,13 +1,15 @@
 """Models that draw random numbers: how they are told from others, and how their noise is held still.
 
 A module that draws keeps its own `torch.Generator` as an attribute, never the global one. Models of other libraries
-that draw from the global generator are known as random and held still as well.
+that draw from global generators, of torch, numpy or Python, are known as random and held still as well.
 """
 
 import contextlib
+import random
 from collections.abc import Generator as Yields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -22,10 +24,23 @@ def generators_of(model: nn.Module) -> list[Generator]:
     return list({id(one): one for one in held}.values())
 
 
-def states(model: nn.Module, device: torch.device) -> tuple[Tensor, ...]:
-    """Where the generators stand from which a model on that device may draw: torch's own, and the model's."""
+def _numpys(model: nn.Module) -> list[np.random.BitGenerator]:
+    """Those of numpy, each once."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    own = [one.bit_generator for one in held if isinstance(one, np.random.Generator)]
+    return list({id(one): one for one in own}.values())
+
+
+def states(model: nn.Module, device: torch.device) -> tuple[object, ...]:
+    """Where the generators stand from which a model on that device may draw: torch's, numpy's and its own.
+
+    Python's is not among them: whoever checks types at run time draws from it, model or not.
+    """
     cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return (torch.get_rng_state(), *cuda, *(one.get_state() for one in generators_of(model)))
+    ours = (torch.get_rng_state(), *cuda, *(one.get_state() for one in generators_of(model)))
+    _, keys, place, *_ = np.random.get_state()
+    theirs = (np.asarray(keys).tobytes(), place, *(str(one.state) for one in _numpys(model)))
+    return (*(one.cpu().numpy().tobytes() for one in ours), *theirs)
 
 
 def is_random(model: nn.Module, x: Images) -> bool:
@@ -34,12 +49,12 @@ def is_random(model: nn.Module, x: Images) -> bool:
     Costs two small passes; the caller guards the model. The states of its own generators and of the global one are put
     back: the model draws afterwards what it would have.
     """
-    passes = list[tuple[Tensor, ...]]()
+    passes = list[tuple[Tensor, tuple[object, ...]]]()
     with torch.no_grad(), torch.random.fork_rng(cuda_alone(x.device)), put_back(model):
         for _ in range(2):
-            outputs = model(x[:FEW]).nan_to_num()
-            passes.append((outputs, *states(model, x.device)))
-    return not all(torch.equal(first, again) for first, again in zip(*passes, strict=True))
+            passes.append((model(x[:FEW]).nan_to_num(), states(model, x.device)))
+    (first, before), (again, after) = passes
+    return before != after or not torch.equal(first, again)
 
 
 @contextlib.contextmanager
@@ -84,8 +99,12 @@ def drawing_from(model: nn.Module, seed: int) -> Yields[None]:
     devices = sorted({one.device for one in model.parameters() if one.is_cuda}, key=str)
     with put_back(model), torch.random.fork_rng(devices):
         torch.random.manual_seed((seed + _APART) % 2**63)
+        np.random.seed((seed + _APART) % 2**32)
+        random.seed(seed + _APART)
         for place, own in enumerate(generators_of(model), 1):
             own.manual_seed((seed + _APART + place) % 2**63)
+        for place, bits in enumerate(_numpys(model), 1):
+            bits.state = type(bits)((seed + _APART + place) % 2**63).state
         yield
 
 
@@ -94,13 +113,18 @@ _APART = 0x9E3779B9  # added to a seed for noise of its own
 
 @contextlib.contextmanager
 def put_back(model: nn.Module) -> Yields[None]:
-    """Inside, the model may draw from generators of its own; afterwards they stand where they stood."""
-    states = [(own, own.get_state()) for own in generators_of(model)]
+    """Inside, the model may draw from its own generators and numpy's; afterwards they stand where they stood."""
+    held = [(own, own.get_state()) for own in generators_of(model)]
+    theirs, numpys, plain = [(bits, bits.state) for bits in _numpys(model)], np.random.get_state(), random.getstate()
     try:
         yield
     finally:
-        for own, state in states:
+        for own, state in held:
             own.set_state(state)
+        for bits, known in theirs:
+            bits.state = known
+        np.random.set_state(numpys)
+        random.setstate(plain)
 
 
 @contextlib.contextmanager

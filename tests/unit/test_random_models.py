@@ -1,7 +1,9 @@
 """Models that draw random numbers: asked as often as said, held still, and judged with intervals of their own."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -16,7 +18,7 @@ from steelman.attacks.spsa import SPSA
 from steelman.attacks.strongest import Strongest
 from steelman.attacks.vmi_fgsm import VMIFGSM
 from steelman.bounds import interval_margins
-from steelman.chance import fixed_noise, generators_of, is_random
+from steelman.chance import fixed_noise, generators_of, is_random, states
 from steelman.data import Data
 from steelman.errors import UsageError
 from steelman.evaluate import strike
@@ -336,3 +338,29 @@ def test_against_a_target_what_is_not_the_target_holds():
         said = model(x).argmax(1)
     found = random_accuracy(model, (x, y), draws=3, target=aim)
     assert found.vote.value == found.expected.value == pytest.approx(float((said != aim).float().mean()))
+
+
+class Drawing(nn.Module):
+    """Noise from what is given: a function of no argument."""
+
+    def __init__(self, draw, source: object = None) -> None:
+        super().__init__()
+        self.model, self.draw, self.source = net(), draw, source
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) + torch.tensor([0.5 * self.draw() for _ in range(4)])
+
+
+def test_models_that_draw_from_numpy_and_python_are_held_still_as_well():
+    own = np.random.default_rng(0)
+    for model in (Drawing(np.random.randn), Drawing(lambda: random.gauss(0, 1)), Drawing(own.standard_normal, own)):
+        x, y = task(model.model, n=40)
+        before = states(model, x.device)
+        assert is_random(model, x)
+        first, again, other = (
+            strike(model, (x, y), PGD(steps=3), Linf(0.1), generator=seeded(seed)) for seed in (1, 1, 2)
+        )
+        assert torch.equal(first.x_adv, again.x_adv)
+        assert torch.equal(first.broken, again.broken)
+        assert not torch.equal(first.x_adv, other.x_adv)
+        assert states(model, x.device) == before

@@ -9,14 +9,13 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman.bounds.box import TINY, Box, Round, Unknown, error_of_product, error_of_sum, unit_roundoff
 from steelman.bounds.rules import linear_reach
-from steelman.chance import generators_of
+from steelman.chance import states
 from steelman.threats import L1, L2, TOLERANCE, Ball, Linf
 from steelman.types import Images, Labels, PerExample
 
@@ -47,9 +46,9 @@ def margins_of_boxes(model: nn.Module, x: Images, y: Labels, threat: Ball) -> Pe
     if len(x) == 0:
         return x.new_zeros(0)
     with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-        before = _random_state(model, x)
+        before = states(model, x.device)
         logits = model(box)
-        if before != _random_state(model, x):
+        if before != states(model, x.device):
             raise Unknown("a forward that draws random numbers")
         if not isinstance(logits, Box) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
             raise Unknown("an output that is not one vector of logits an image, two or more")
@@ -120,18 +119,3 @@ def _apart(
         least = F.linear(centre[rows], apart, offset[label] - offset) - F.linear(radius[rows], apart.abs())
         bound[rows] = least - reach(apart) - slack[rows] - slack[rows, label, None]
     return bound
-
-
-def _random_state(model: nn.Module, x: Tensor) -> tuple[object, ...]:
-    """Where the generators stand that a model on x's device may draw from: torch's, numpy's and its own."""
-    states = [torch.get_rng_state(), *(one.get_state().cpu() for one in generators_of(model))]
-    states += [torch.cuda.get_rng_state(x.device)] if x.is_cuda else []
-    _, keys, place, *_ = np.random.get_state()
-    own = [
-        str(value.bit_generator.state)
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, np.random.Generator)
-    ]
-    drawn = (np.asarray(keys).tobytes(), place, *own)
-    return (*(state.numpy().tobytes() for state in states), *drawn)
