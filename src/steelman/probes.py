@@ -249,7 +249,8 @@ def _unbounded(outcome: Outcome, flips: float) -> Check:
         if left
         else "With any image allowed the attack breaks every image, as it must."
         if not held
-        else f"With any image allowed {percent(held)} of the images still hold, no more than by chance.",
+        else f"With any image allowed {percent(held)} of the images still hold, "
+        + ("no more than by chance." if flips else "where none may."),
         "The model masks its gradients: attack it without them, or through a stand-in (--repair-gradients, a Shield).",
     )
 
