@@ -82,6 +82,8 @@ def test_certify_says_what_is_proven_at_each_radius_and_computes_it_once(runs, c
     assert json.loads(call("certify", spec, "--json")[1])["points"] == found["points"]
     said = call("certify", spec, "--radii", "4")[2]
     assert "the certification says everything, and --radii was given beside it. Change its text." in said
+    said = refused("certify", spec, "--split", "test", "--seed", "0")  # as the defaults are, the spec may say others
+    assert "--split, --seed was given beside it" in said
     monkeypatch.setattr("steelman.certification.certify", None)
     assert json.loads(call(*words)[1]) == found
 

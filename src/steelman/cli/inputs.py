@@ -126,9 +126,9 @@ def measurement(
         model=subject.model,
         weights=None if subject.weights is None else str(subject.weights.expanduser().resolve()),
         data=data,
-        split=subject.split,
+        split=subject.split or "test",
         num=subject.num,
-        seed=subject.seed,
+        seed=subject.seed or 0,
         target=None if target is None else _target(target),
         curve=() if curve is None else radii(curve, ball),
         nearest=None if nearest is None else parse(nearest, "attack"),
@@ -313,12 +313,15 @@ def alone(kind: str, subject: Subject, **options: object) -> None:
     Raises:
         UsageError: one does.
     """
-    usual = Subject()
     names = ("model", "weights", "data", "split", "num", "seed", "skip_bad")
     options |= {name: getattr(subject, name) for name in names}
-    unset = {name: getattr(usual, name, None) for name in options}
-    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value and value != unset[name]]:
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if _is_given(value)]:
         raise UsageError(f"the {kind} says everything, and {', '.join(given)} was given beside it. Change its text.")
+
+
+def _is_given(value: object) -> bool:
+    """0 is; what is not there, a flag that is not set, and no words are not."""
+    return value is not None and value is not False and value != () and value != []
 
 
 def warn_of_threat(threat: Ball, shape: tuple[int, int, int]) -> None:

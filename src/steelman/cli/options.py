@@ -34,6 +34,10 @@ DeviceOption = Annotated[str, Parameter(name="--device", help="cpu or cuda.")]
 JsonOption = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object and nothing else.")
 ]
+SplitOption = Annotated[
+    Literal["test", "val", "train"] | None, Parameter(name="--split", help="Which images; else test.")
+]
+SeedOption = Annotated[int | None, whole("Of the attack's random choices; else 0.")]
 TargetOption = Annotated[
     str | None,
     Parameter(name="--target", help="What images shall be taken for: a class's number, random, least-likely or next."),
@@ -50,10 +54,10 @@ class Subject:
     weights: Annotated[Path | None, Parameter(help="Its weights: .safetensors, .pt or .pth.")] = None
     data: DataOption = None
     data_root: RootOption = None
-    split: Annotated[Literal["test", "val", "train"], Parameter(help="Which images.")] = "test"
+    split: SplitOption = None
     num: Annotated[int | None, whole("Only the first so many images.")] = None
     skip_bad: SkipOption = False
-    seed: Annotated[int, whole("Of the attack's random choices.")] = 0
+    seed: SeedOption = None
     device: DeviceOption = "cpu"
 
     def place(self) -> dict[str, object]:

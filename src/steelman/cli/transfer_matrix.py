@@ -1,11 +1,21 @@
 """`steelman transfer-matrix`: adversarial images made on each of several classifiers, judged on every other."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
-from steelman.cli.options import DataOption, DeviceOption, JsonOption, RootOption, SkipOption, ThreatOption, whole
+from steelman.cli.options import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    RootOption,
+    SeedOption,
+    SkipOption,
+    SplitOption,
+    ThreatOption,
+    whole,
+)
 from steelman.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -29,10 +39,10 @@ def transfer_matrix(
     threat: ThreatOption = None,
     data: DataOption = None,
     data_root: RootOption = None,
-    split: Annotated[Literal["test", "val", "train"], Parameter(help="Which images.")] = "test",
+    split: SplitOption = None,
     num: Annotated[int | None, whole("Only the first so many images.")] = None,
     skip_bad: SkipOption = False,
-    seed: Annotated[int, whole("Of the attacks' random choices.")] = 0,
+    seed: SeedOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[Path | None, Parameter(help="A directory for results, page and adversarial images.")] = None,
     as_json: JsonOption = False,
