@@ -69,7 +69,7 @@ def test_a_curve_with_certificates_is_a_band(runs, call, tmp_path):
     assert all(low <= high for low, high in zip(proven["y"], attacked["y"], strict=True))
 
 
-def test_certify_says_what_is_proven_at_each_radius_and_computes_it_once(runs, call, tmp_path, monkeypatch):
+def test_certify_says_what_is_proven_at_each_radius_and_computes_it_once(runs, call, refused, tmp_path, monkeypatch):
     words = ("certify", runs / "plain", "--threat", "Linf(0.04)", "--radii", "4", "--out", tmp_path / "c", "--json")
     code, out, _ = call(*words)
     found = json.loads(out)
