@@ -84,7 +84,8 @@ class Problem:
         self.health = Health.blank(x)
         self._classes = 0  # not known yet
         self._random: bool | None = None  # not known yet, and not asked where a single pass is enough
-        self._draws: bool | None = None  # whether a pass moves a generator: seen at the first one
+        # whether a pass moves a generator: seen at the first one, where images could be finished at all
+        self._draws: bool | None = None if judged and finishes and not closest else False
         self.samples = self._worth(samples)
 
     def logits(self, x_adv: Images) -> Logits:
