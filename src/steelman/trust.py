@@ -88,10 +88,11 @@ def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
         yield Check.of(
             "gradient zero",
             "fail" if share > 0.05 else "warn" if share > 0 else "ok",
-            f"{percent(share)} of images, {percent(float((health.zero[asked] / steps).mean()))} of entries",
+            f"{int(dead.sum())} of {len(dead)} images, {percent(float((health.zero[asked] / steps).mean()))} of entries",
             "Every image had a usable gradient."
             if not share
-            else f"{percent(share)} of the attacked images never had a usable gradient: their robustness is unknown.",
+            else f"{int(dead.sum())} of {len(dead)} attacked images never had a usable gradient: their robustness is "
+            "unknown.",
             "Attack with loss='margin' or 'dlr', on logits, with --repair-gradients, and without gradients (Square()).",
         )
         saturated = float((health.saturated[asked] / steps).mean())
