@@ -84,15 +84,14 @@ def _gradient_checks(outcome: Outcome) -> Iterator[Check]:
             "Find the layer with an infinite derivative (a square root at 0, a division by 0) and smooth it, or "
             "evaluate with --repair-gradients.",
         )
-        share = float(dead.float().mean())
+        share, count = float(dead.float().mean()), f"{int(dead.sum())} of {len(dead)}"
         yield Check.of(
             "gradient zero",
             "fail" if share > 0.05 else "warn" if share > 0 else "ok",
-            f"{int(dead.sum())} of {len(dead)} images, {percent(float((health.zero[asked] / steps).mean()))} of entries",
+            f"{count} images, {percent(float((health.zero[asked] / steps).mean()))} of entries",
             "Every image had a usable gradient."
             if not share
-            else f"{int(dead.sum())} of {len(dead)} attacked images never had a usable gradient: their robustness is "
-            "unknown.",
+            else f"{count} attacked images never had a usable gradient: their robustness is unknown.",
             "Attack with loss='margin' or 'dlr', on logits, with --repair-gradients, and without gradients (Square()).",
         )
         saturated = float((health.saturated[asked] / steps).mean())
