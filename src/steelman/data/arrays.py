@@ -29,8 +29,9 @@ class Arrays(Source):
     Images are uint8, or float in [0, 1] (rounded to 8 bits, which is noted); n h w, n c h w or n h w c with 1 or 3
     channels. Labels are whole numbers from 0. `classes` are names: an array of text in a .npz, a JSON list under
     "classes" in the metadata of a .safetensors. `split` says 0 train, 1 val, 2 test for each image; without it
-    60 / 20 / 20 % of every class. Without val a sixth of every class of train. A .npz may also be in two halves,
-    `x_train`, `y_train`, `x_test` and `y_test`, as Keras saves its data sets.
+    60 / 20 / 20 % of every class. Without val a sixth of every class of train. Splits that are given keep their order,
+    but for one that is sorted by class. A .npz may also be in two halves, `x_train`, `y_train`, `x_test` and `y_test`,
+    as Keras saves its data sets.
     """
 
     path: str
