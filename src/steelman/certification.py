@@ -16,6 +16,7 @@ from steelman.runs import Run
 from steelman.spec import Spec
 from steelman.stats import Share
 from steelman.types import Mask
+from steelman.wording import sentences
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +126,7 @@ def certification_page(facts: dict[str, Any], command: str) -> Page:
         question="How many images can no allowed change break, whoever attacks?",
         headline=f"At least {Share.from_json(last['certified'])} are classified correctly by {facts['of']}, whatever "
         f"is done within {facts['threat']}.",
-        findings=tuple(facts["notes"]),
+        findings=sentences(facts["notes"]),
         sections=(
             Section(
                 "Certified accuracy over the radius",

@@ -19,6 +19,7 @@ from steelman.progress import Progress, Stages, silent
 from steelman.spec import Spec
 from steelman.stats import Share
 from steelman.trust import examine, read
+from steelman.wording import sentences
 
 POINTS = 41  # radii at which the figure shows robust accuracy
 
@@ -149,7 +150,7 @@ def comparison_page(facts: dict[str, Any], rows: Sequence[Row], command: str) ->
         question=f"Which attack is the strongest on {facts['model']} within {facts['threat']}?",
         headline=f"{best['attack']}{' and others' if best['tied'] else ''}: {strongest}.",
         findings=(
-            *facts["notes"],
+            *sentences(facts["notes"]),
             *(f"{one['attack']} failed: {one['error']}" for one in facts["attacks"] if one["error"]),
             *_strayed(facts, rows),
         ),

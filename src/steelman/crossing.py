@@ -20,7 +20,7 @@ from steelman.runs import Run
 from steelman.spec import Spec
 from steelman.studies.transfer.matrix import AdversarialSet, craft, fits, judged, matrices, matrix_of
 from steelman.trust import examine
-from steelman.wording import percent, share_text
+from steelman.wording import percent, sentences, share_text
 
 SAMPLE = 32  # images that the trust checks of each classifier look at
 
@@ -150,7 +150,7 @@ def crossing_page(facts: dict[str, Any], crossed: Crossed, command: str) -> Page
         title=f"Transfer of attacks within {facts['threat']}",
         question="How many images hold against adversarial images that were made on another network?",
         headline=headline(crossed.matrices),
-        findings=(*(finding(item) for item in crossed.matrices), *facts["notes"]),
+        findings=(*(finding(item) for item in crossed.matrices), *sentences(facts["notes"])),
         sections=(
             Section("From whom to whom", (), crossed.matrices),
             Section(

@@ -1,6 +1,6 @@
 """Numbers as sentences take them: shares with interval and n, p-values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -18,6 +18,11 @@ def interval_text(share: Mapping[str, Any], digits: int = 1) -> str:
     """A measured share with its interval, where its n is told elsewhere in the sentence."""
     ends = ", ".join(f"{100 * share[end]:.{digits}f}" for end in ("low", "high"))
     return f"{percent(share['value'], digits)} [{ends}]"
+
+
+def sentences(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes, which a terminal shows behind the word note, as sentences of a page."""
+    return tuple(note[:1].upper() + note[1:] + ("" if note.endswith(".") else ".") for note in notes)
 
 
 def p_text(p: float) -> str:

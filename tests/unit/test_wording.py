@@ -3,7 +3,7 @@
 import pytest
 
 from steelman.stats import Share
-from steelman.wording import p_text, percent, share_text
+from steelman.wording import p_text, percent, sentences, share_text
 
 
 def test_a_share_comes_with_its_interval_and_n() -> None:
@@ -22,3 +22,10 @@ def test_where_there_was_no_case_there_is_no_number() -> None:
 )
 def test_small_p_values_are_bounded(p: float, words: str) -> None:
     assert p_text(p) == words
+
+
+def test_notes_are_sentences_on_a_page():
+    assert sentences(("it was trained on val", "Two images were left out.")) == (
+        "It was trained on val.",
+        "Two images were left out.",
+    )

@@ -12,7 +12,7 @@ from steelman.page import Bars, Cell, Lines, Page, Panel, Role, Samples, Section
 from steelman.runs import Run
 from steelman.stats import Share
 from steelman.targets import described
-from steelman.wording import percent, share_text
+from steelman.wording import percent, sentences, share_text
 
 SHEET = 8  # images on a sheet
 
@@ -96,7 +96,7 @@ def training_page(facts: dict[str, Any], rows: list[dict[str, Any]], about: dict
         title=f"Training of {about['architecture']}",
         question="How did the training go, and how good is the network on images it has not seen?",
         headline=f"{Share.from_json(facts['natural'])} of the test images are classified correctly.",
-        findings=(*early, *guard, *facts["notes"]),
+        findings=(*early, *guard, *sentences(facts["notes"])),
         sections=(Section("Result", (), (table,)), Section("Course", said, (*curves, *_guard_lines(rows)))),
         rerun=facts["command"],
         facts={"images": "x".join(str(size) for size in about["shape"]), "classes": ", ".join(about["classes"])},
@@ -154,7 +154,7 @@ def evaluation_page(facts: dict[str, Any], panels: Sequence[Trust], command: str
         title=f"Evaluation within {facts['threat']}{aim}",
         question=f"How many images are {how} under {facts['attack']} within {facts['threat']}?",
         headline="; ".join(f"{model['model']}: {Share.from_json(model['robust'])}" for model in facts["models"]),
-        findings=tuple(facts["notes"]),
+        findings=sentences(facts["notes"]),
         sections=(
             Section("Result", (), (Table("Shares with their 95 % intervals", columns, rows), bars)),
             *_aside_sections(facts),
