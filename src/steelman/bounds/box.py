@@ -44,9 +44,9 @@ class Round:
 class Box(Tensor):
     """All values between low and high, which stands in for a layer's output; at first also within a ball."""
 
-    low: Tensor
-    high: Tensor
+    spread: tuple[Tensor, Tensor] | None  # centre and radius, of a product: its ends are computed when asked for
     ball: Round | None
+    _ends: tuple[Tensor, Tensor] | None
     origin: tuple["Box", Tensor, Tensor | None] | None  # input, weight and bias of the linear layer it comes from
     aliases: list[None]  # one entry for each box that shares these values, as views do
 
@@ -55,8 +55,38 @@ class Box(Tensor):
         if low.dtype not in (torch.float32, torch.float64) or low.dtype != high.dtype:
             raise Unknown
         made: Any = Tensor._make_wrapper_subclass(cls, low.shape, dtype=low.dtype, device=low.device)
-        made.low, made.high, made.ball, made.origin, made.aliases = low, high, ball, None, [None]
+        made._ends, made.spread, made.ball, made.origin, made.aliases = (low, high), None, ball, None, [None]
         return made
+
+    @classmethod
+    def about(cls, centre: Tensor, radius: Tensor) -> "Box":
+        """The box of these centres and radii, which nobody may write over."""
+        made = cls(centre, radius)
+        made._ends, made.spread = None, (centre, radius)
+        return made
+
+    @property
+    def low(self) -> Tensor:
+        """The lower end of each interval."""
+        return self.ends[0]
+
+    @property
+    def high(self) -> Tensor:
+        """The upper end."""
+        return self.ends[1]
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Both."""
+        if self._ends is None:
+            assert self.spread is not None
+            centre, radius = self.spread
+            self._ends = centre - radius, centre + radius
+        return self._ends
+
+    def become(self, other: "Box") -> None:
+        """Become the other one, for all that hold this."""
+        self._ends, self.spread, self.ball, self.origin = other._ends, other.spread, other.ball, other.origin
 
     @classmethod
     def __torch_function__(

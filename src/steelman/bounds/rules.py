@@ -37,13 +37,13 @@ def _affine(x: Box, weight: Tensor, bias: Tensor | None, product: Operation, rea
     centre = product(middle, weight, bias)
     inner.add_(middle.abs_(), alpha=2 * error)
     width = product(inner, size * (0.5 + error), drift * (1 + 2 * error) + TINY)
+    if x.ball is None or reach is None:
+        return Box.about(centre, width)
     low, high = centre - width, centre.add_(width)
-    if x.ball is not None and reach is not None:
-        centre = product(x.ball.centre, weight, bias)
-        width = product(x.ball.error + error * (x.ball.error + x.ball.centre.abs()), size, drift)
-        width = (width + reach * (1 + error)) * (1 + error) + TINY
-        low, high = torch.maximum(low, centre - width), torch.minimum(high, centre + width)
-    return Box(low, high)
+    centre = product(x.ball.centre, weight, bias)
+    width = product(x.ball.error + error * (x.ball.error + x.ball.centre.abs()), size, drift)
+    width = (width + reach * (1 + error)) * (1 + error) + TINY
+    return Box(torch.maximum(low, centre - width), torch.minimum(high, centre + width))
 
 
 def _linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Box:
@@ -152,6 +152,16 @@ def _monotone(function: Operation, roundings: float = 0.0, floor: float = 0.0) -
     return rule
 
 
+def _relu(x: Any, inplace: bool = False) -> Box:
+    """Behind a product at once with its ends, which are then written but once."""
+    _only_first_is_box(x)
+    if x.spread is None:
+        return _monotone(F.relu)(x, inplace=inplace)
+    centre, radius = x.spread
+    made = Box((centre - radius).relu_(), (centre + radius).relu_())
+    return _written(x, made) if inplace else made
+
+
 def _leaky_relu(x: Any, negative_slope: float = 0.01, inplace: bool = False) -> Box:
     if negative_slope < 0:
         raise Unknown
@@ -215,7 +225,7 @@ def _written(x: Box, made: Box) -> Box:
     """The box with new values, for all that hold it; views of x would have to change too."""
     if len(x.aliases) > 1 or made.shape != x.shape:
         raise Unknown
-    x.low, x.high, x.ball, x.origin = made.low, made.high, made.ball, made.origin
+    x.become(made)
     return x
 
 
@@ -244,8 +254,8 @@ def _subtract(x: Any, other: Any) -> Box:
 
 
 _BOTH: dict[str, Operation] = {  # functions of torch and methods of tensors alike
-    "relu": _monotone(F.relu),
-    "relu_": _in_place(_monotone(F.relu)),
+    "relu": _relu,
+    "relu_": _in_place(_relu),
     "tanh": _monotone(torch.tanh, _ROUNDINGS, floor=1.0),
     "sigmoid": _monotone(torch.sigmoid, _ROUNDINGS, floor=1.0),
     "clamp": _monotone(torch.clamp),
