@@ -47,7 +47,10 @@ def probe(model: nn.Module, few: Data, outcome: Outcome, *, generator: Generator
     threat, num = outcome.threat, len(few)
     with guarded(model):
         first, again = logits_of(model, few.pixels()), logits_of(model, few.pixels())
-    flips, random = float((first.argmax(1) != again.argmax(1)).float().mean()), not same(first, again)
+    flips, random = (
+        float((first.argmax(1) != again.argmax(1)).float().mean()),
+        not torch.equal(first.nan_to_num(), again.nan_to_num()),
+    )
     yield from _output_checks(first, outcome.attack, flips, random=random)
     if not random:
         yield _alone(model, few, first)
@@ -135,11 +138,6 @@ def _output_checks(logits: Logits, attack: Attack, flips: float, *, random: bool
         "answer not its answer." + (" The attack averages over draws." if averaged else ""),
         "Attack the mean over draws (expectation over transformation), such as PGD(samples=20).",
     )
-
-
-def same(first: Logits, again: Logits) -> bool:
-    """Whether outputs are the same, what is no number included."""
-    return torch.equal(first.nan_to_num(), again.nan_to_num())
 
 
 def _alone(model: nn.Module, few: Data, together: Logits) -> Check:

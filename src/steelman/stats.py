@@ -9,13 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import special
 
 from steelman.errors import UsageError
 from steelman.types import Mask
+
+Values: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,21 @@ class Paired:
         discordant, fewer = only_first + only_second, min(only_first, only_second)
         p = min(1.0, 2 * float(special.bdtr(fewer, discordant, 0.5))) if discordant else 1.0
         return cls(only_first, only_second, n, p)
+
+
+def placements(positive: Values, negative: Values) -> tuple[Values, Values]:
+    """What makes up an area under the ROC curve, each set's mean being that area (DeLong et al. 1988).
+
+    For each positive value the share of the negative ones that it is above, for each negative one the share of the
+    positive ones above it; a tie counts half.
+    """
+
+    def ranked(values: Values, others: Values) -> Values:
+        others = np.sort(others)
+        below, upto = np.searchsorted(others, values, side="left"), np.searchsorted(others, values, side="right")
+        return (below + upto) / (2 * len(others))
+
+    return ranked(positive, negative), 1 - ranked(negative, positive)
 
 
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

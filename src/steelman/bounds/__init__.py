@@ -13,13 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman.bounds.box import TINY, Box, Round, Unknown, error_of_product, error_of_sum, unit_roundoff
+from steelman.bounds.box import (
+    FEW_CLASSES,
+    TINY,
+    Box,
+    Round,
+    Unknown,
+    error_of_product,
+    error_of_sum,
+    of_label,
+    unit_roundoff,
+)
 from steelman.bounds.rules import linear_reach
 from steelman.chance import states
 from steelman.threats import L1, L2, TOLERANCE, Ball, Linf
 from steelman.types import Images, Labels, PerExample
 
-_FEW_CLASSES = 32  # up to which a last layer's differences are taken for all pairs of classes
 _COMPILED = ("torch.jit", "torch._dynamo")
 
 
@@ -113,12 +122,10 @@ def _apart(
     """How far at least the label's logit is above each logit."""
     error = 2 * error_of_product(weight)  # of both logits, of the difference of their weights, and of the bound
     slack = error * (F.linear(centre.abs() + radius, weight.abs(), offset.abs()) + reach(weight)) + TINY
-    if len(weight) <= _FEW_CLASSES:
+    if len(weight) <= FEW_CLASSES:
         apart = (weight[:, None] - weight).flatten(0, 1)  # of every pair: one product, where it is small
         least = F.linear(centre, apart, (offset[:, None] - offset).flatten()) - F.linear(radius, apart.abs())
-        of_pairs = (least - reach(apart)).unflatten(1, (len(weight), len(weight)))
-        own = of_pairs.gather(1, y.view(-1, 1, 1).expand(-1, 1, len(weight))).squeeze(1)
-        return own - slack - slack.gather(1, y[:, None])
+        return of_label(least - reach(apart), y) - slack - slack.gather(1, y[:, None])
     bound = torch.empty_like(slack)
     for label in y.unique().tolist():
         rows = (y == label).nonzero().squeeze(1)

@@ -13,6 +13,7 @@ from steelman.threats import Ball
 
 Operation: TypeAlias = Callable[..., Any]
 TINY = 1e-15  # more than all that underflow can lose, also under a square root
+FEW_CLASSES = 32  # up to which a last layer's differences are taken for all pairs of classes
 _TF32 = 2.0**-8  # of a product of two numbers cut to 10 bits, as CUDA devices do by default: theirs and ours
 RULES: dict[Operation, Operation] = {}  # what a torch function makes of boxes; rules.py fills it in
 _PROPERTIES: tuple[Any, ...] = (Tensor.shape, Tensor.ndim, Tensor.dtype, Tensor.device, Tensor.is_cuda)
@@ -119,6 +120,12 @@ class Box(Tensor):
         centre = (self.low + self.high).mul_(0.5)
         upwards, downwards = self.high - centre, centre - self.low
         return centre, torch.maximum(upwards, downwards, out=upwards)
+
+
+def of_label(pairs: Tensor, y: Tensor) -> Tensor:
+    """Of values (n, classes * classes) of all pairs of classes those of each image's label with every class."""
+    classes = math.isqrt(pairs.shape[1])
+    return pairs.unflatten(1, (classes, classes)).gather(1, y.view(-1, 1, 1).expand(-1, 1, classes)).squeeze(1)
 
 
 def unit_roundoff(like: Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman.bounds.box import Unknown
+from steelman.bounds.box import FEW_CLASSES, Unknown, of_label
 from steelman.bounds.fold import fold
 from steelman.bounds.gradients import middle, rectified, statistics
 from steelman.bounds.graph import (
@@ -32,8 +32,6 @@ from steelman.bounds.graph import (
 )
 from steelman.bounds.linear import Back, Ends, Relaxed, back, scale_of
 from steelman.types import Images, Labels, Logits
-
-_FEW_CLASSES = 32  # up to which a last layer's differences are taken for all pairs of classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +84,11 @@ class Passed:
 
 def _reach(radius: Tensor, weight: Tensor, y: Labels) -> Logits:
     """By how much each logit can rise against the label's while the last layer's inputs move by up to `radius`."""
-    classes = len(weight)
-    if classes > _FEW_CLASSES:
+    if len(weight) > FEW_CLASSES:
         apart = (weight[None] - weight[y][:, None]).abs()
         return torch.matmul(apart, radius[:, :, None]).squeeze(2)
     apart = (weight[None] - weight[:, None]).abs().flatten(0, 1)  # of every pair: one product, where it is small
-    of_pairs = F.linear(radius, apart).unflatten(1, (classes, classes))
-    return of_pairs.gather(1, y.view(-1, 1, 1).expand(-1, 1, classes)).squeeze(1)
+    return of_label(F.linear(radius, apart), y)
 
 
 def worst_logits_by_lines(passed: Passed, y: Labels) -> Logits:

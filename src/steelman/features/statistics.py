@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from steelman.errors import UsageError
-from steelman.stats import clopper_pearson
+from steelman.stats import clopper_pearson, placements
 from steelman.types import Images, PerExample
 
 _MIDDLE = (0.2, 0.8)  # grey values that clean digits hardly have
@@ -74,19 +74,11 @@ def auc(positive: Tensor, negative: Tensor, *, confidence: float = 0.95) -> tupl
             f"an area under the ROC curve was asked for of {len(positive)} and {len(negative)} values. Expected as "
             "many of both, one or more: a pair an image."
         )
-    first, second = positive.double().cpu(), negative.double().cpu()
-    above, below = _ranked(first, second), 1 - _ranked(second, first)
-    area, images = float(above.mean()), len(first)
-    error = float((above + below).var(correction=images > 1)) / images
+    above, below = placements(*(values.double().cpu().numpy() for values in (positive, negative)))
+    area, images = float(above.mean()), len(above)
+    error = float((above + below).var(ddof=images > 1)) / images
     if not 0 < area < 1 or error < 1e-12:
         return area, *clopper_pearson(round(area * (images // 2)), images // 2, confidence)
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(error) / (area * (1 - area))
     low, high = torch.tensor([-reach, reach], dtype=torch.float64).add(math.log(area / (1 - area))).sigmoid().tolist()
     return area, low, high
-
-
-def _ranked(values: Tensor, others: Tensor) -> Tensor:
-    """Which share of the others each value is above, a tie counting half."""
-    others = others.sort().values
-    below, upto = (torch.searchsorted(others, values, right=right) for right in (False, True))
-    return (below + upto).double() / (2 * len(others))

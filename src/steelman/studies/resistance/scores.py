@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Values = NDArray[np.float64]
+from steelman.stats import Values, placements
+
 Flags = NDArray[np.bool_]
 NORMAL = 1.959963984540054  # 97.5 % of a standard normal distribution lie below
 
@@ -148,17 +149,8 @@ def _least(thresholds: Values, errors: NDArray[np.int64]) -> Cut:
 
 def _placements(suspicion: Values, wrong: Flags) -> tuple[float, tuple[Values, Values]]:
     """AUROC, and for each wrong (right) image the share of right (wrong) ones on its proper side."""
-    ranks = _ranks(suspicion)
-    num_wrong, num_right = int(wrong.sum()), int((~wrong).sum())
-    by_wrong = (ranks[wrong] - _ranks(suspicion[wrong])) / num_right
-    by_right = 1 - (ranks[~wrong] - _ranks(suspicion[~wrong])) / num_wrong
-    return float(by_wrong.mean()), (by_wrong, by_right)
-
-
-def _ranks(values: Values) -> Values:
-    """1 for the least; equal values share the mean of their ranks."""
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
+    parts = placements(suspicion[wrong], suspicion[~wrong])
+    return float(parts[0].mean()), parts
 
 
 def _variance(values: Values) -> float:

@@ -22,6 +22,8 @@ from steelman.stats import Share
 from steelman.threats import Ball
 from steelman.types import Images, Labels, Mask
 
+_JUDGING = 2**40  # a seed that no search has
+
 
 @dataclass(frozen=True, eq=False)
 class AdversarialSet:
@@ -79,9 +81,6 @@ def fits(made: AdversarialSet, data: Data, threat: Ball) -> None:
             f"{int((~inside).sum())} of {len(data)} images of the set {made.source} are not within {threat!r}. "
             "Give the threat that it was made for."
         )
-
-
-_JUDGING = 2**40  # a seed
 
 
 def held(model: nn.Module, data: Data, made: AdversarialSet) -> Mask:
